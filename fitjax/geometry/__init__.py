@@ -1,0 +1,1 @@
+"""Rotations, cameras, surfaces: pure functions over arrays."""
