@@ -1,0 +1,1 @@
+"""Face models: what turns parameters into a face."""
