@@ -1,0 +1,55 @@
+"""Landmark re-projection."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from fitjax.errors import FitjaxError
+from fitjax.losses.core import Loss, Residuals, residual
+from fitjax.observation.observation import Observation
+from fitjax.prediction import CONTOUR_CANDIDATES, Prediction
+from fitjax.pytree import replace
+
+#: Default weight of landmarks: residuals in percent of the face size, as the field reports them.
+LANDMARK_WEIGHT = 1e4
+
+
+@residual
+def _reprojection(
+    pred: Prediction, obs: Observation, *, name: str, contour: bool, visible_only: bool, target_confidence: bool
+) -> Residuals:
+    seen = obs.landmarks[name]
+    pixels = pred.pixels[name]
+    if contour:
+        if pred.frozen is None or pred.frozen.contour is None:
+            raise FitjaxError("contour landmarks: the model has no sample set 'contour68'; use contour=False")
+        lines = pred.pixels["contour68"].reshape(-1, CONTOUR_CANDIDATES, 2)
+        jaw = lines[jnp.arange(lines.shape[0]), pred.frozen.contour]
+        pixels = jnp.concatenate([jaw, pixels[jaw.shape[0] :]])
+    weight = seen.confidence if target_confidence else jnp.ones_like(seen.confidence)
+    if visible_only and pred.frozen is not None:
+        weight = weight * pred.frozen.visible[name]
+    weight = jnp.where(seen.valid, weight, 0)
+    # The double where: an unobserved point may hold anything, NaN included.
+    target = jnp.where(seen.valid[:, None], seen.points, 0)
+    difference = jnp.where(seen.valid[:, None], pixels - target, 0)
+    return Residuals(difference / pred.face_size, weight)
+
+
+def landmarks(
+    name: str = "mediapipe478", *, contour: bool = False, visible_only: bool = False, confidence: bool = True
+) -> Loss:
+    """Distance of projected landmarks from the observed ones, in units of the face size.
+
+    The default weight of 1e4 makes it a cost of residuals in percent of the face size. A point with confidence c counts c times.
+
+    Args:
+        name: sample set of the model and landmark set of the observation, N points.
+        contour: the 17 jaw points of a 68-point set follow the visible outline (2-D annotations); the other way they are fixed
+            points of the surface, hidden ones included (3-D annotations such as AFLW2000-3D, and FaceMesh).
+        visible_only: leave out points that face away from the camera at the current pose.
+        confidence: use the observation's confidences.
+    """
+    loss = _reprojection(name=name, contour=contour, visible_only=visible_only, target_confidence=confidence)
+    return replace(loss, weight=np.float32(LANDMARK_WEIGHT))

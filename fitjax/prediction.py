@@ -1,0 +1,138 @@
+"""What losses see of a model: one fully decoded prediction.
+
+Everything is decoded; under ``jit`` XLA drops what no loss reads, so a loss on landmarks never pays for the vertices.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fitjax.geometry.camera import Camera, project, scale_focal
+from fitjax.geometry.surface import SurfacePoints, facing_camera
+from fitjax.model.params import Params
+from fitjax.model.protocol import Face, Model
+from fitjax.observation.observation import Observation
+from fitjax.pytree import pytree, static
+
+#: The set behind ``Prediction.landmarks``: the first that the model has.
+DEFAULT_68 = ("aflw68", "ibug68")
+
+#: Candidates per jaw point in the set ``contour68``.
+CONTOUR_CANDIDATES = 9
+
+
+@pytree
+class Frozen:
+    """Discrete choices that are data during one outer step, so that they are never differentiated.
+
+    Attributes:
+        visible: per sample set (S,), 1.0 where the sample faces the camera.
+        contour: (17,) which candidate of ``contour68`` each jaw point uses, or None.
+    """
+
+    visible: dict[str, Float[Array, "S"]]
+    contour: Int[Array, "17"] | None
+
+
+@pytree
+class Prediction:
+    """A decoded, posed and projected face.
+
+    Attributes:
+        face: vertices and albedo in head space.
+        points_head, points_camera: per sample set, positions (S, 3) and normals (S, 3), metres.
+        pixels: per sample set (S, 2), pixels of the original image.
+        R_camera_head, t_camera_head: (3, 3) and (3,) metres, OpenCV axes.
+        camera: with the focal length in use.
+        prior: whitened codes per group.
+        face_centre, face_size: of the observation, pixels: the origin and unit of :attr:`landmarks`.
+        frozen: visibility and contour choices of this outer step.
+    """
+
+    face: Face
+    points_head: dict[str, SurfacePoints]
+    points_camera: dict[str, SurfacePoints]
+    pixels: dict[str, Float[Array, "S 2"]]
+    R_camera_head: Float[Array, "3 3"]
+    t_camera_head: Float[Array, "3"]
+    camera: Camera
+    prior: dict[str, Any]
+    face_centre: Float[Array, "2"]
+    face_size: Float[Array, ""]
+    frozen: Frozen | None
+    params: Params
+    default_set: str = static(default="aflw68")
+
+    @property
+    def landmarks(self) -> Float[Array, "68 2"]:
+        """The 68 points (``aflw68``, else ``ibug68``) in units of the face size about the face's centre; x right, y down."""
+        return self.normalise(self.pixels[self.default_set])
+
+    def normalise(self, pixels: Float[Array, "*b 2"]) -> Float[Array, "*b 2"]:
+        """Pixels to units of the face size."""
+        return (pixels - self.face_centre) / self.face_size
+
+    @property
+    def vertices_camera(self) -> Float[Array, "V 3"]:
+        return to_camera(self.face.vertices, self.R_camera_head, self.t_camera_head)
+
+    @property
+    def vertices_pixels(self) -> Float[Array, "V 2"]:
+        """All vertices in pixels of the original image."""
+        return project(self.camera, self.vertices_camera, self.t_camera_head[2])
+
+
+def to_camera(points_head: Float[Array, "*b 3"], R: Float[Array, "3 3"], t: Float[Array, "3"]) -> Float[Array, "*b 3"]:
+    """x_camera = R x_head + t."""
+    return jnp.matmul(points_head, R.T, precision="highest") + t
+
+
+def _pose(points: SurfacePoints, R: Array, t: Array) -> SurfacePoints:
+    return SurfacePoints(to_camera(points.position, R, t), jnp.matmul(points.normal, R.T, precision="highest"))
+
+
+def predict(model: Model, params: Params, observation: Observation, frozen: Frozen | None = None) -> Prediction:
+    """Decode, pose and project ``params`` into the photo of ``observation``."""
+    R, t = params["pose"]["rotation"], params["pose"]["translation"]
+    camera = observation.camera
+    if "camera" in params:
+        camera = scale_focal(camera, params["camera"]["log_focal"])
+    points_head = {name: model.decode_samples(params, name) for name in model.sample_sets}
+    points_camera = {name: _pose(p, R, t) for name, p in points_head.items()}
+    pixels = {name: project(camera, p.position, t[2]) for name, p in points_camera.items()}
+    default = next((n for n in DEFAULT_68 if n in pixels), next(iter(pixels), ""))
+    return Prediction(
+        model.decode(params),
+        points_head,
+        points_camera,
+        pixels,
+        R,
+        t,
+        camera,
+        dict(model.prior(params)),
+        observation.face_centre,
+        observation.face_size,
+        frozen,
+        params,
+        default,
+    )
+
+
+def freeze(model: Model, params: Params) -> Frozen:
+    """Visibility of every sample set and the visible candidate of each contour line, at the current parameters.
+
+    A jaw point of a 2-D annotation sits on the visible outline: the first candidate on its line, from the documented point
+    inwards, that faces the camera (Zhu et al., "High-fidelity pose and expression normalization", CVPR 2015).
+    """
+    R, t = params["pose"]["rotation"], params["pose"]["translation"]
+    facing = {name: facing_camera(_pose(model.decode_samples(params, name), R, t)) for name in model.sample_sets}
+    visible = {name: (cosine > 0).astype(t.dtype) for name, cosine in facing.items()}
+    contour = None
+    if "contour68" in facing:
+        lines = facing["contour68"].reshape(-1, CONTOUR_CANDIDATES) > 0
+        # With no candidate in view the innermost one is nearest to the outline.
+        contour = jnp.where(lines.any(1), jnp.argmax(lines, axis=1), CONTOUR_CANDIDATES - 1)
+    return Frozen(visible, contour)
