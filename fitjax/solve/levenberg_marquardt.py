@@ -1,0 +1,166 @@
+"""Levenberg-Marquardt: dense, diagonal (Marquardt) damping, box bounds by an active set.
+
+Per step one linearisation at the candidate: its residuals give the cost that decides, its Jacobian the next system. Stopping and damping are data
+per face, so that a batch is one program under ``vmap``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.scipy.linalg import cho_factor, cho_solve
+from jaxtyping import Array, Bool, Float, Int
+
+from fitjax.model.params import Params, Tangent, polish, retract
+from fitjax.pytree import pytree, replace, static
+from fitjax.solve.objective import Problem, bounds, clip_to_bounds, costs, prior_gradient_and_diagonal, rows
+from fitjax.solve.status import Status
+
+
+@pytree
+class LevenbergMarquardt:
+    """Settings; all but the structure fields may change without recompiling.
+
+    Attributes:
+        max_steps: upper limit of steps (structure).
+        tolerance: stop when an accepted step lowers the objective by less than this fraction.
+        initial_damping, decrease, increase: Marquardt's factor on the diagonal and its change on success and failure.
+        active_set_passes: how often bounds that a step violates are pinned and the step is solved again (structure).
+    """
+
+    tolerance: Any = 1e-5
+    initial_damping: Any = 1e-2
+    decrease: Any = 0.3
+    increase: Any = 4.0
+    max_steps: int = static(default=30)
+    active_set_passes: int = static(default=1)
+
+    def init(self, problem: Problem, params: Params, mask: Tangent, zero: Tangent) -> LMState:
+        params = clip_to_bounds(problem.model, params)
+        here = _linearise(problem, params, mask, zero)
+        dtype = here.gradient.dtype
+        finite = jnp.isfinite(here.cost) & jnp.isfinite(here.gradient).all()
+        status = jnp.where(finite, Status.RUNNING, Status.NOT_FINITE)
+        history = jnp.full((self.max_steps + 1, len(problem.losses)), jnp.nan, dtype).at[0].set(here.parts)
+        start = jnp.asarray(self.initial_damping, dtype)
+        return LMState(params, here, start, jnp.zeros((), jnp.int32), status.astype(jnp.int32), history)
+
+    def step(self, problem: Problem, mask: Tangent, zero: Tangent, state: LMState) -> LMState:
+        here = state.here
+        delta, predicted = _solve_step(self, problem, mask, zero, state)
+        _, unravel = ravel_pytree(zero)
+        candidate = polish(retract(state.params, unravel(delta)))
+        candidate = clip_to_bounds(problem.model, candidate)
+        there = _linearise(problem, candidate, mask, zero)
+
+        finite = jnp.isfinite(there.cost) & jnp.isfinite(there.gradient).all() & jnp.isfinite(delta).all()
+        accept = finite & (there.cost < here.cost)
+        damping = jnp.where(accept, state.damping * self.decrease, state.damping * self.increase)
+        damping = jnp.maximum(damping, jnp.finfo(damping.dtype).eps)
+        steps = state.steps + 1
+
+        # Below this relative change the objective is rounding noise of the dtype.
+        floor = 4 * jnp.finfo(here.cost.dtype).eps
+        tiny_gain = accept & (here.cost - there.cost <= self.tolerance * here.cost)
+        nothing_left = ~accept & (predicted <= jnp.maximum(floor, 0.1 * self.tolerance) * here.cost)
+        stuck = ~accept & (damping > 1e8)
+        status = jnp.where(
+            tiny_gain | nothing_left,
+            Status.CONVERGED,
+            jnp.where(stuck, Status.DIVERGED, jnp.where(steps >= self.max_steps, Status.MAX_STEPS, Status.RUNNING)),
+        )
+
+        def choose(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, old)
+
+        here = choose(there, here)
+        history = state.history.at[steps].set(here.parts)
+        return LMState(choose(candidate, state.params), here, damping, steps, status.astype(jnp.int32), history)
+
+
+@pytree
+class Linearisation:
+    """Cost, costs per loss, gradient and Gauss-Newton Hessian over the flat tangent."""
+
+    cost: Float[Array, ""]
+    parts: Float[Array, "L"]
+    gradient: Float[Array, "n"]
+    hessian: Float[Array, "n n"]
+
+
+@pytree
+class LMState:
+    params: Params
+    here: Linearisation
+    damping: Float[Array, ""]
+    steps: Int[Array, ""]
+    status: Int[Array, ""]
+    history: Float[Array, "T L"]
+
+
+def gauss_newton(problem: Problem, params: Params, zero: Tangent) -> tuple[Array, Array, Array, Array, Array]:
+    """Residual rows r (R,), transposed Jacobian (n, R) over the flat tangent, and the priors' gradient and diagonal (n,), costs per loss."""
+    flat_zero, unravel = ravel_pytree(zero)
+
+    def at(flat: Array) -> tuple[Array, Array]:
+        moved = retract(params, unravel(flat))
+        parts = costs(problem, moved)
+        return rows(problem, moved), jnp.stack([parts[k] for k in problem.losses])
+
+    residuals, push, parts = jax.linearize(at, flat_zero, has_aux=True)
+    jacobian_t = jax.vmap(push)(jnp.eye(flat_zero.size, dtype=flat_zero.dtype))
+    gradient, diagonal = prior_gradient_and_diagonal(problem, params, zero)
+    return residuals, jacobian_t, ravel_pytree(gradient)[0], ravel_pytree(diagonal)[0], parts
+
+
+def _linearise(problem: Problem, params: Params, mask: Tangent, zero: Tangent) -> Linearisation:
+    residuals, jacobian_t, prior_gradient, prior_diagonal, parts = gauss_newton(problem, params, zero)
+    free = ravel_pytree(mask)[0]
+    jacobian_t = jacobian_t * free[:, None]
+    gradient = jnp.matmul(jacobian_t, residuals, precision="highest") + prior_gradient * free
+    hessian = jnp.matmul(jacobian_t, jacobian_t.T, precision="highest")
+    # A fixed parameter gets a unit diagonal and a zero gradient: it stays.
+    hessian = hessian + jnp.diag(prior_diagonal * free + (1 - free))
+    return Linearisation(jnp.sum(parts), parts, gradient, hessian)
+
+
+def _damped_solve(hessian: Array, damping: Array, right: Array, pinned: Bool[Array, "n"], value: Array) -> Array:
+    """Solve for the coordinates that are not pinned, with the pinned ones at ``value``."""
+    diagonal = jnp.diagonal(hessian)
+    floor = jnp.finfo(hessian.dtype).eps * jnp.max(diagonal)
+    system = hessian + jnp.diag(damping * diagonal + floor)
+    right = right - jnp.matmul(system, jnp.where(pinned, value, 0), precision="highest")
+    keep = ~pinned
+    system = jnp.where(keep[:, None] & keep[None, :], system, jnp.diag(jnp.where(pinned, 1.0, jnp.diagonal(system))))
+    solution = cho_solve(cho_factor(system), jnp.where(pinned, value, right))
+    return jnp.where(pinned, value, solution)
+
+
+def _solve_step(
+    solver: LevenbergMarquardt, problem: Problem, mask: Tangent, zero: Tangent, state: LMState
+) -> tuple[Array, Array]:
+    """The step and the decrease of the objective that the quadratic model predicts."""
+    here = state.here
+    box = bounds(problem, state.params, zero)
+    if box is None:
+        pinned = jnp.zeros(here.gradient.shape, bool)
+        delta = _damped_solve(here.hessian, state.damping, -here.gradient, pinned, jnp.zeros_like(here.gradient))
+    else:
+        low, high = ravel_pytree(box[0])[0], ravel_pytree(box[1])[0]
+        # Active: at a bound with the downhill direction pointing out of the box.
+        pinned = ((low >= 0) & (here.gradient > 0)) | ((high <= 0) & (here.gradient < 0))
+        value = jnp.zeros_like(here.gradient)
+        delta = _damped_solve(here.hessian, state.damping, -here.gradient, pinned, value)
+        for _ in range(solver.active_set_passes):
+            # Pinning what would leave and solving the rest again keeps the other parameters optimal; clipping alone would not.
+            out = ~pinned & ((delta < low) | (delta > high))
+            value = jnp.where(out, jnp.clip(delta, low, high), value)
+            pinned = pinned | out
+            delta = _damped_solve(here.hessian, state.damping, -here.gradient, pinned, value)
+        delta = jnp.clip(delta, low, high)
+    delta = delta * ravel_pytree(mask)[0]
+    curvature = jnp.matmul(here.hessian, delta, precision="highest")
+    return delta, -(jnp.dot(here.gradient, delta) + 0.5 * jnp.dot(delta, curvature))

@@ -1,0 +1,155 @@
+"""The objective that every solver minimises, as a function of a tangent at the current parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fitjax.losses.core import Loss, loss_cost, loss_rows
+from fitjax.model.params import Params, Tangent, retract
+from fitjax.model.protocol import Model
+from fitjax.observation.observation import Observation
+from fitjax.prediction import Frozen, freeze, predict
+from fitjax.pytree import pytree
+from fitjax.solve.sharing import Sharing
+
+Losses = Mapping[str, Loss]
+
+
+@pytree
+class Problem:
+    """What stays constant during a stage.
+
+    With ``sharing``, the leaves of ``observation`` and ``frozen`` have a leading axis of photos and parameters are shared ones.
+    """
+
+    model: Model
+    observation: Observation
+    losses: dict[str, Loss]
+    frozen: Frozen | None = None
+    sharing: Sharing | None = None
+
+    def refreeze(self, params: Params) -> Problem:
+        """The problem with visibility and contour choices taken at ``params``."""
+        params = jax.lax.stop_gradient(params)
+        if self.sharing is None:
+            frozen = freeze(self.model, params)
+        else:
+            frozen = jax.vmap(lambda p: freeze(self.model, p))(self.sharing.gather(params))
+        return Problem(self.model, self.observation, self.losses, frozen, self.sharing)
+
+
+def _photo_costs(problem: Problem, params: Params, obs: Observation, frozen: Frozen | None) -> dict[str, Array]:
+    prediction = predict(problem.model, params, obs, frozen)
+    return {name: loss_cost(loss, prediction, obs) for name, loss in problem.losses.items() if loss.kind != "prior"}
+
+
+def _photo_rows(problem: Problem, params: Params, obs: Observation, frozen: Frozen | None) -> Array:
+    prediction = predict(problem.model, params, obs, frozen)
+    rows = [loss_rows(loss, prediction, obs) for loss in problem.losses.values() if loss.kind != "prior"]
+    return jnp.concatenate(rows) if rows else jnp.zeros(0, params["pose"]["translation"].dtype)
+
+
+def _over_photos(function: Any, problem: Problem, params: Params) -> Any:
+    if problem.sharing is None:
+        return function(problem, params, problem.observation, problem.frozen)
+    gathered = problem.sharing.gather(params)
+    return jax.vmap(lambda p, o, f: function(problem, p, o, f))(gathered, problem.observation, problem.frozen)
+
+
+def _prior_scales(problem: Problem, loss: Loss, group: str, dtype: Any) -> Array:
+    """() or (P,): λ of one group, divided by the number of photos that share it."""
+    scale = jnp.asarray(loss.weight * loss.arguments.get(group, 1.0), dtype)
+    if problem.sharing is not None:
+        scale = scale / problem.sharing.photos_per_entity(group).astype(dtype)
+    return scale
+
+
+def _codes(problem: Problem, params: Params) -> dict[str, Any]:
+    if problem.sharing is None:
+        return dict(problem.model.prior(params))
+    return jax.vmap(lambda p: dict(problem.model.prior(p)))(problem.sharing.gather(params))
+
+
+def prior_cost(problem: Problem, loss: Loss, params: Params) -> Float[Array, ""]:
+    """½ λ Σ of the squared whitened codes; each person, photo or global group counted once."""
+    dtype = params["pose"]["translation"].dtype
+    total: Array = jnp.zeros((), dtype)
+    for group, code in _codes(problem, params).items():
+        scale = _prior_scales(problem, loss, group, dtype)
+        for leaf in jax.tree.leaves(code):
+            shaped = scale.reshape(scale.shape + (1,) * (leaf.ndim - scale.ndim))
+            total = total + 0.5 * jnp.sum(shaped * leaf**2)
+    return total
+
+
+def costs(problem: Problem, params: Params) -> dict[str, Float[Array, ""]]:
+    """Cost per loss."""
+    parts = _over_photos(_photo_costs, problem, params)
+    result = {name: jnp.sum(value) for name, value in parts.items()}
+    for name, loss in problem.losses.items():
+        if loss.kind == "prior":
+            result[name] = prior_cost(problem, loss, params)
+    return {name: result[name] for name in problem.losses}
+
+
+def rows(problem: Problem, params: Params) -> Float[Array, "R"]:
+    """Weighted residuals of all losses but the priors, as Gauss-Newton wants them."""
+    return _over_photos(_photo_rows, problem, params).reshape(-1)
+
+
+def prior_gradient_and_diagonal(problem: Problem, params: Params, zero: Tangent) -> tuple[Tangent, Tangent]:
+    """Gradient and diagonal Hessian of all priors in the tangent space.
+
+    A model's prior is elementwise, so one forward derivative along ones gives all slopes at once.
+    """
+    losses = [loss for loss in problem.losses.values() if loss.kind == "prior"]
+    gradient = jax.tree.map(jnp.zeros_like, zero)
+    diagonal = gradient
+    if not losses:
+        return gradient, diagonal
+    ones = {g: jax.tree.map(jnp.ones_like, part) for g, part in zero.items()}
+    code, slope = jax.jvp(lambda d: _codes(problem, retract(params, d)), (zero,), (ones,))
+    for group in code:
+        if group not in zero:
+            continue
+        scale = sum(_prior_scales(problem, loss, group, jax.tree.leaves(code[group])[0].dtype) for loss in losses)
+
+        def scaled(a: Array, b: Array, scale: Any = scale) -> Array:
+            return jnp.reshape(scale, jnp.shape(scale) + (1,) * (a.ndim - jnp.ndim(scale))) * a * b
+
+        g = jax.tree.map(scaled, code[group], slope[group])
+        h = jax.tree.map(scaled, slope[group], slope[group])
+        if problem.sharing is not None:
+            # Per-photo contributions add up in the shared parameters: the transpose of the gather.
+            sharing, name = problem.sharing, group
+            _, transpose = jax.vjp(lambda part: sharing.gather({name: part})[name], zero[group])
+            (g,), (h,) = transpose(g), transpose(h)
+        gradient[group], diagonal[group] = g, h
+    return gradient, diagonal
+
+
+def bounds(problem: Problem, params: Params, zero: Tangent) -> tuple[Tangent, Tangent] | None:
+    """How far each tangent coordinate may go down and up, or None when the model bounds nothing that is free."""
+    limits = {g: b for g, b in problem.model.bounds().items() if g in zero}
+    if not limits:
+        return None
+    lower = jax.tree.map(lambda x: jnp.full_like(x, -jnp.inf), zero)
+    upper = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), zero)
+    for group, (low, high) in limits.items():
+        lower[group] = jax.tree.map(lambda x, b: jnp.broadcast_to(b, x.shape).astype(x.dtype) - x, params[group], low)
+        upper[group] = jax.tree.map(lambda x, b: jnp.broadcast_to(b, x.shape).astype(x.dtype) - x, params[group], high)
+    return lower, upper
+
+
+def clip_to_bounds(model: Model, params: Params) -> Params:
+    """Parameters inside the model's box: rounding can leave a bounded coefficient an ulp outside."""
+    clipped = dict(params)
+    for group, (low, high) in model.bounds().items():
+        if group in params:
+            clipped[group] = jax.tree.map(lambda x, a, b: jnp.clip(x, a, b), params[group], low, high)
+    return clipped

@@ -1,0 +1,112 @@
+"""Stages as data, and the loop that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fitjax.errors import FitError
+from fitjax.losses.core import Loss
+from fitjax.model.params import Params, Tangent, free_mask, zero_tangent
+from fitjax.pytree import pytree, replace, static
+from fitjax.solve.levenberg_marquardt import LevenbergMarquardt
+from fitjax.solve.objective import Problem
+from fitjax.solve.status import Status
+
+
+class Solver(Protocol):
+    """What a stage needs of a solver; its state has ``params``, ``steps``, ``status`` and ``history``."""
+
+    @property
+    def max_steps(self) -> int: ...
+
+    def init(self, problem: Problem, params: Params, mask: Tangent, zero: Tangent) -> Any: ...
+
+    def step(self, problem: Problem, mask: Tangent, zero: Tangent, state: Any) -> Any: ...
+
+
+@pytree
+class Stage:
+    """One stage of a fit.
+
+    Attributes:
+        free: group → mask (a number or an array that broadcasts to the group). Groups not named are held fixed and cost nothing; a
+            group at 0 is held fixed without recompiling when it is set to 1.
+        solver: :class:`LevenbergMarquardt` or :class:`FirstOrder`.
+        losses: name → factor on the loss's weight in this stage; None uses all losses as they are.
+        name: for reports. outer_steps: how often visibility and contours are taken anew.
+    """
+
+    free: dict[str, Any]
+    solver: Any = LevenbergMarquardt()
+    losses: dict[str, Any] | None = None
+    name: str = static(default="stage")
+    outer_steps: int = static(default=1)
+
+
+@pytree
+class StageReport:
+    """What a stage did: status and steps () int, costs per step and loss (T, L), NaN after the last step."""
+
+    status: Int[Array, ""]
+    steps: Int[Array, ""]
+    history: Float[Array, "T L"]
+
+
+def select_losses(stage: Stage, losses: Mapping[str, Loss]) -> dict[str, Loss]:
+    """The losses of a stage with their weights.
+
+    Raises:
+        FitError: the stage names a loss that the fit does not have.
+    """
+    if stage.losses is None:
+        return dict(losses)
+    unknown = [k for k in stage.losses if k not in losses]
+    if unknown:
+        raise FitError(f"stage {stage.name!r}: unknown losses {unknown}; the fit has {', '.join(losses)}")
+    return {k: replace(losses[k], weight=losses[k].weight * factor) for k, factor in stage.losses.items()}
+
+
+def stage_setup(stage: Stage, params: Params) -> tuple[Tangent, Tangent]:
+    """Zero tangent and mask of a stage.
+
+    Raises:
+        FitError: the stage frees a group that the parameters do not have, or none.
+    """
+    unknown = [g for g in stage.free if g not in params]
+    if unknown or not stage.free:
+        raise FitError(f"stage {stage.name!r}: free groups {list(stage.free)}; the parameters have {', '.join(params)}")
+    zero = zero_tangent(params, tuple(stage.free))
+    return zero, free_mask(zero, stage.free)
+
+
+def run_stage(stage: Stage, problem: Problem, params: Params) -> tuple[Params, StageReport]:
+    """Run one stage inside a compiled function."""
+    zero, mask = stage_setup(stage, params)
+    problem = replace(problem, losses=select_losses(stage, problem.losses))
+    histories = []
+    total = jnp.zeros((), jnp.int32)
+    status = jnp.asarray(Status.RUNNING, jnp.int32)
+    for _ in range(stage.outer_steps):
+        problem = problem.refreeze(params)
+        state = stage.solver.init(problem, params, mask, zero)
+        state = jax.lax.while_loop(
+            lambda s: s.status == Status.RUNNING, lambda s, p=problem: stage.solver.step(p, mask, zero, s), state
+        )
+        params, status = state.params, state.status
+        total = total + state.steps
+        histories.append(state.history)
+    return params, StageReport(status, total, jnp.concatenate(histories))
+
+
+def run_stages(stages: Sequence[Stage], problem: Problem, params: Params) -> tuple[Params, list[StageReport]]:
+    """All stages, one after the other."""
+    reports = []
+    for stage in stages:
+        params, report = run_stage(stage, problem, params)
+        reports.append(report)
+    return params, reports
