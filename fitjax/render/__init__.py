@@ -1,0 +1,1 @@
+"""Rendering: the NumPy reference rasteriser and the pictures made with it."""
