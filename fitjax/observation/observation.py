@@ -143,11 +143,8 @@ def neutral_observation(like: Observation) -> Observation:
     def blank(x: jax.Array) -> jax.Array:
         return jnp.zeros_like(x)
 
-    camera = jax.tree.map(lambda x: jnp.asarray(np.nan_to_num(np.asarray(x))), like.camera)
-    camera = jax.tree.unflatten(
-        jax.tree.structure(camera),
-        [jnp.ones_like(camera.focal), jnp.zeros_like(camera.centre), jnp.eye(2, 3, dtype=camera.focal.dtype)],
-    )
+    dtype = like.camera.focal.dtype
+    camera = Camera(jnp.ones(2, dtype), jnp.zeros(2, dtype), jnp.eye(2, 3, dtype=dtype), like.camera.kind)
     return Observation(
         {k: jax.tree.map(blank, v) for k, v in like.landmarks.items()},
         camera,

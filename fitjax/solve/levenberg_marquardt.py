@@ -130,12 +130,13 @@ def _linearise(problem: Problem, params: Params, mask: Tangent, zero: Tangent) -
 def _damped_solve(hessian: Array, damping: Array, right: Array, pinned: Bool[Array, "n"], value: Array) -> Array:
     """Solve for the coordinates that are not pinned, with the pinned ones at ``value``."""
     diagonal = jnp.diagonal(hessian)
-    floor = jnp.finfo(hessian.dtype).eps * jnp.max(diagonal)
-    system = hessian + jnp.diag(damping * diagonal + floor)
-    right = right - jnp.matmul(system, jnp.where(pinned, value, 0), precision="highest")
+    # Scaling to a unit diagonal first: the codes' and the pose's curvatures differ by many orders, and float32 has seven digits.
+    scale = jax.lax.rsqrt(jnp.maximum(diagonal, jnp.finfo(hessian.dtype).tiny))
+    right = right - jnp.matmul(hessian, jnp.where(pinned, value, 0), precision="highest")
     keep = ~pinned
-    system = jnp.where(keep[:, None] & keep[None, :], system, jnp.diag(jnp.where(pinned, 1.0, jnp.diagonal(system))))
-    solution = cho_solve(cho_factor(system), jnp.where(pinned, value, right))
+    unit = jnp.eye(diagonal.shape[0], dtype=hessian.dtype)
+    system = jnp.where(keep[:, None] & keep[None, :], hessian * scale[:, None] * scale[None, :], unit) + damping * unit
+    solution = scale * cho_solve(cho_factor(system), jnp.where(pinned, 0, right * scale))
     return jnp.where(pinned, value, solution)
 
 

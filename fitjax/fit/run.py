@@ -1,0 +1,119 @@
+"""The compiled part of a fit: start, stages, and the figures that decide whether to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fitjax.geometry.rotation import aflw2000_from_rotation
+from fitjax.losses.core import Loss
+from fitjax.model.params import Params
+from fitjax.model.protocol import Model
+from fitjax.observation.observation import Observation
+from fitjax.prediction import Prediction, freeze, predict
+from fitjax.pytree import pytree
+from fitjax.solve.objective import Problem
+from fitjax.solve.sharing import Sharing
+from fitjax.solve.stages import Stage, StageReport, run_stages
+from fitjax.solve.start import start_pose
+from fitjax.solve.status import Status
+
+#: A fit is not reliable above this mean landmark residual (in face sizes) or this yaw.
+MAXIMUM_RESIDUAL = 0.021
+MAXIMUM_YAW_DEGREES = 50.0
+
+
+@pytree
+class Outcome:
+    """What a compiled fit returns; leaves gain a leading axis in a batch."""
+
+    params: Params
+    reports: list[StageReport]
+    status: Int[Array, ""]
+    landmark_residual: Float[Array, ""]
+    yaw: Float[Array, ""]
+
+
+def head_frame(model: Model, dtype: Any) -> Float[Array, "3 3"]:
+    """Rotation from head space to the head frame of the AFLW2000-3D pose convention, identity if the model declares none."""
+    frames = getattr(model, "pose_frames", {})
+    return jnp.asarray(frames["aflw2000"], dtype) if "aflw2000" in frames else jnp.eye(3, dtype=dtype)
+
+
+def initial_params(model: Model, observation: Observation, params: Params | None, stages: Sequence[Stage]) -> Params:
+    """The model's mean face with a closed-form pose, or the given parameters completed by what they lack."""
+    full = dict(model.init())
+    if any("camera" in stage.free for stage in stages):
+        full["camera"] = {"log_focal": jnp.zeros((), observation.camera.focal.dtype)}
+    if params is not None:
+        full.update(params)
+    if "pose" not in full:
+        full["pose"] = start_pose(model, full, observation)
+    return full
+
+
+def landmark_residual(prediction: Prediction, observation: Observation) -> Float[Array, ""]:
+    """Mean distance of the observed landmarks from the fitted ones, in face sizes, over all sets that the model knows."""
+    total: Any = 0.0
+    count: Any = 0.0
+    for name, seen in observation.landmarks.items():
+        if name in prediction.pixels:
+            weight = jnp.where(seen.valid, seen.confidence, 0)
+            target = jnp.where(seen.valid[:, None], seen.points, prediction.pixels[name])
+            square = jnp.sum((prediction.pixels[name] - target) ** 2, -1)
+            distance = jnp.sqrt(jnp.where(square > 0, square, 1)) * (square > 0)
+            total, count = total + jnp.sum(weight * distance), count + jnp.sum(weight)
+    return jnp.asarray(total / jnp.maximum(count, 1e-6) / observation.face_size)
+
+
+def finish(model: Model, observation: Observation, params: Params, reports: list[StageReport]) -> Outcome:
+    """Status over all stages and the reliability figures."""
+    prediction = predict(model, params, observation, freeze(model, params))
+    status = reports[-1].status
+    for report in reports:
+        status = jnp.where(report.status == Status.NOT_FINITE, Status.NOT_FINITE, status)
+    status = jnp.where(observation.ok, status, Status.NO_INPUT)
+    residual = landmark_residual(prediction, observation)
+    head = head_frame(model, residual.dtype)
+    yaw = aflw2000_from_rotation(jnp.matmul(prediction.R_camera_head, head.T, precision="highest"))[1]
+    return Outcome(params, reports, status.astype(jnp.int32), residual, yaw)
+
+
+def solve_one(
+    model: Model, observation: Observation, losses: dict[str, Loss], stages: list[Stage], params: Params | None
+) -> Outcome:
+    """One photo."""
+    start = initial_params(model, observation, params, stages)
+    solved, reports = run_stages(stages, Problem(model, observation, losses), start)
+    return finish(model, observation, solved, reports)
+
+
+def solve_joint(
+    model: Model,
+    observations: Observation,
+    losses: dict[str, Loss],
+    stages: list[Stage],
+    params: Params | None,
+    sharing: Sharing,
+) -> Outcome:
+    """Several photos with shared parameters, in one solve; ``params`` are shared parameters or None."""
+    per_photo = jax.vmap(lambda o: initial_params(model, o, None, stages))(observations)
+    start = {**sharing.share(per_photo), **(params or {})}
+    problem = Problem(model, observations, losses, None, sharing)
+    solved, reports = run_stages(stages, problem, start)
+    each = jax.vmap(lambda o, p: finish(model, o, p, reports))(observations, sharing.gather(solved))
+    return Outcome(solved, reports, each.status, each.landmark_residual, each.yaw)
+
+
+run_one = jax.jit(solve_one)
+run_batch = jax.jit(jax.vmap(solve_one, in_axes=(None, 0, None, None, 0)))
+run_joint = jax.jit(solve_joint)
+
+
+@jax.jit
+def predict_final(model: Model, params: Params, observation: Observation) -> Prediction:
+    return predict(model, params, observation, freeze(model, params))
