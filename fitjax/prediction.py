@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fitjax.geometry.camera import Camera, project, scale_focal
+from fitjax.geometry.rotation import rotate
 from fitjax.geometry.surface import SurfacePoints, facing_camera
 from fitjax.model.params import Params
 from fitjax.model.protocol import Face, Model
@@ -87,11 +88,11 @@ class Prediction:
 
 def to_camera(points_head: Float[Array, "*b 3"], R: Float[Array, "3 3"], t: Float[Array, "3"]) -> Float[Array, "*b 3"]:
     """x_camera = R x_head + t."""
-    return jnp.matmul(points_head, R.T, precision="highest") + t
+    return rotate(points_head, R) + t
 
 
 def _pose(points: SurfacePoints, R: Array, t: Array) -> SurfacePoints:
-    return SurfacePoints(to_camera(points.position, R, t), jnp.matmul(points.normal, R.T, precision="highest"))
+    return SurfacePoints(to_camera(points.position, R, t), rotate(points.normal, R))
 
 
 def predict(model: Model, params: Params, observation: Observation, frozen: Frozen | None = None) -> Prediction:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_factor, cho_solve
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from fitjax.model.params import Params, Tangent, polish, retract
 from fitjax.pytree import pytree, replace, static
@@ -28,7 +28,7 @@ class LevenbergMarquardt:
         max_steps: upper limit of steps (structure).
         tolerance: stop when an accepted step lowers the objective by less than this fraction.
         initial_damping, decrease, increase: Marquardt's factor on the diagonal and its change on success and failure.
-        active_set_passes: how often bounds that a step violates are pinned and the step is solved again (structure).
+        active_set_passes: limit of the active-set iterations within a step (structure).
     """
 
     tolerance: Any = 1e-5
@@ -36,7 +36,7 @@ class LevenbergMarquardt:
     decrease: Any = 0.3
     increase: Any = 4.0
     max_steps: int = static(default=30)
-    active_set_passes: int = static(default=1)
+    active_set_passes: int = static(default=6)
 
     def init(self, problem: Problem, params: Params, mask: Tangent, zero: Tangent) -> LMState:
         params = clip_to_bounds(problem.model, params)
@@ -127,41 +127,56 @@ def _linearise(problem: Problem, params: Params, mask: Tangent, zero: Tangent) -
     return Linearisation(jnp.sum(parts), parts, gradient, hessian)
 
 
-def _damped_solve(hessian: Array, damping: Array, right: Array, pinned: Bool[Array, "n"], value: Array) -> Array:
-    """Solve for the coordinates that are not pinned, with the pinned ones at ``value``."""
-    diagonal = jnp.diagonal(hessian)
-    # Scaling to a unit diagonal first: the codes' and the pose's curvatures differ by many orders, and float32 has seven digits.
-    scale = jax.lax.rsqrt(jnp.maximum(diagonal, jnp.finfo(hessian.dtype).tiny))
-    right = right - jnp.matmul(hessian, jnp.where(pinned, value, 0), precision="highest")
-    keep = ~pinned
-    unit = jnp.eye(diagonal.shape[0], dtype=hessian.dtype)
-    system = jnp.where(keep[:, None] & keep[None, :], hessian * scale[:, None] * scale[None, :], unit) + damping * unit
-    solution = scale * cho_solve(cho_factor(system), jnp.where(pinned, 0, right * scale))
-    return jnp.where(pinned, value, solution)
-
-
 def _solve_step(
     solver: LevenbergMarquardt, problem: Problem, mask: Tangent, zero: Tangent, state: LMState
 ) -> tuple[Array, Array]:
     """The step and the decrease of the objective that the quadratic model predicts."""
     here = state.here
     box = bounds(problem, state.params, zero)
+    diagonal = jnp.diagonal(here.hessian)
+    # Scaling to a unit diagonal first: the codes' and the pose's curvatures differ by many orders, and float32 has seven digits.
+    scale = jax.lax.rsqrt(jnp.maximum(diagonal, jnp.finfo(diagonal.dtype).tiny))
+    unit = jnp.eye(diagonal.shape[0], dtype=diagonal.dtype)
+    system = here.hessian * scale[:, None] * scale[None, :] + state.damping * unit
+    right = -here.gradient * scale
     if box is None:
-        pinned = jnp.zeros(here.gradient.shape, bool)
-        delta = _damped_solve(here.hessian, state.damping, -here.gradient, pinned, jnp.zeros_like(here.gradient))
+        delta = cho_solve(cho_factor(system), right)
     else:
-        low, high = ravel_pytree(box[0])[0], ravel_pytree(box[1])[0]
-        # Active: at a bound with the downhill direction pointing out of the box.
-        pinned = ((low >= 0) & (here.gradient > 0)) | ((high <= 0) & (here.gradient < 0))
-        value = jnp.zeros_like(here.gradient)
-        delta = _damped_solve(here.hessian, state.damping, -here.gradient, pinned, value)
-        for _ in range(solver.active_set_passes):
-            # Pinning what would leave and solving the rest again keeps the other parameters optimal; clipping alone would not.
-            out = ~pinned & ((delta < low) | (delta > high))
-            value = jnp.where(out, jnp.clip(delta, low, high), value)
-            pinned = pinned | out
-            delta = _damped_solve(here.hessian, state.damping, -here.gradient, pinned, value)
-        delta = jnp.clip(delta, low, high)
-    delta = delta * ravel_pytree(mask)[0]
+        low, high = ravel_pytree(box[0])[0] / scale, ravel_pytree(box[1])[0] / scale
+        delta = box_quadratic(system, right, low, high, solver.active_set_passes)
+    delta = delta * scale * ravel_pytree(mask)[0]
     curvature = jnp.matmul(here.hessian, delta, precision="highest")
     return delta, -(jnp.dot(here.gradient, delta) + 0.5 * jnp.dot(delta, curvature))
+
+
+def box_quadratic(
+    system: Float[Array, "n n"], right: Float[Array, "n"], low: Float[Array, "n"], high: Float[Array, "n"], passes: int
+) -> Float[Array, "n"]:
+    """argmin ½ x'Sx - x'b over low ≤ x ≤ high, for S positive definite with unit-scale diagonal and low ≤ 0 ≤ high.
+
+    Primal-dual active set (Hintermüller, Ito, Kunisch 2002): coordinates that leave the box are pinned to its wall, pinned ones whose force
+    points inwards are released, and the rest is solved again, so that the free coordinates stay optimal (clipping alone would not).
+    """
+    unit = jnp.eye(right.shape[0], dtype=right.dtype)
+
+    def solve(at_low: Array, at_high: Array) -> Array:
+        pinned = at_low | at_high
+        value = jnp.where(at_low, low, jnp.where(at_high, high, 0))
+        rest = right - jnp.matmul(system, value, precision="highest")
+        keep = ~pinned
+        reduced = jnp.where(keep[:, None] & keep[None, :], system, unit)
+        return jnp.where(pinned, value, cho_solve(cho_factor(reduced), jnp.where(pinned, 0, rest)))
+
+    def body(carry: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
+        x, at_low, at_high, _, count = carry
+        force = right - jnp.matmul(system, x, precision="highest")
+        next_low = jnp.where(at_low, force < 0, x < low)
+        next_high = jnp.where(at_high, force > 0, x > high)
+        changed = ((next_low != at_low) | (next_high != at_high)).any()
+        return solve(next_low, next_high), next_low, next_high, changed, count + 1
+
+    # Start: what sits at a wall and is pushed against it.
+    at_low, at_high = (low >= 0) & (right < 0), (high <= 0) & (right > 0)
+    start = (solve(at_low, at_high), at_low, at_high, jnp.asarray(True), jnp.zeros((), jnp.int32))
+    x = jax.lax.while_loop(lambda c: c[3] & (c[4] < passes), body, start)[0]
+    return jnp.clip(x, low, high)

@@ -109,7 +109,7 @@ def prior_gradient_and_diagonal(problem: Problem, params: Params, zero: Tangent)
     """
     losses = [loss for loss in problem.losses.values() if loss.kind == "prior"]
     gradient = jax.tree.map(jnp.zeros_like, zero)
-    diagonal = gradient
+    diagonal = dict(gradient)
     if not losses:
         return gradient, diagonal
     ones = {g: jax.tree.map(jnp.ones_like, part) for g, part in zero.items()}
