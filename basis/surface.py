@@ -1,0 +1,154 @@
+"""The surface that landmarks live on: the coarse mesh, its Loop-refined form, and samples that move between the two."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from basis.geometry import closest_point
+from basis.head_mesh import EYE_CAVITY, EYEBALL, MOUTH_CAVITY, SKIN, HeadMesh
+from fitjax.model.subdivision import loop_subdivision, refine_samples
+
+# The corners of child k of a triangle in the parent's barycentrics, in the order of fitjax.model.subdivision.
+_HALF = 0.5 * np.array([[1, 1, 0], [0, 1, 1], [1, 0, 1]])
+_CORNERS = np.eye(3)
+_CHILDREN = np.stack(
+    [
+        np.stack([_CORNERS[0], _HALF[0], _HALF[2]]),
+        np.stack([_CORNERS[1], _HALF[1], _HALF[0]]),
+        np.stack([_CORNERS[2], _HALF[2], _HALF[1]]),
+        _HALF,
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Points of a surface as (triangle, barycentric) on the coarse mesh."""
+
+    triangle: np.ndarray
+    barycentric: np.ndarray
+
+    def __getitem__(self, rows) -> "Samples":
+        return Samples(self.triangle[rows], self.barycentric[rows])
+
+    @staticmethod
+    def join(parts: "list[Samples]") -> "Samples":
+        """All samples in one set."""
+        return Samples(np.concatenate([p.triangle for p in parts]), np.concatenate([p.barycentric for p in parts]))
+
+
+class Surface:
+    """Refined positions and samples of one head mesh (topology only; positions are passed in coarse)."""
+
+    def __init__(self, mesh: HeadMesh):
+        count = len(mesh.mirror)
+        subdivision = loop_subdivision(mesh.triangles, count)
+        self.coarse_triangles = mesh.triangles
+        self.mirror = mesh.mirror
+        self.matrix, self.triangles = subdivision.matrix, subdivision.triangles
+        self.region = np.repeat(mesh.region, 4)
+        self.chart = np.repeat(mesh.chart, 4)
+        self._mirror_triangle, self._mirror_corner = _mirror_triangles(mesh)
+        self._rims = _rims(mesh)
+
+    def refine(self, vertices: np.ndarray) -> np.ndarray:
+        """Loop-refined positions of coarse vertices (V, 3)."""
+        return self.matrix @ vertices
+
+    def sample_matrix(self, samples: Samples) -> sp.csr_matrix:
+        """(S, V) weights with `matrix @ coarse vertices` = positions of the samples on the refined surface."""
+        triangle, barycentric = refine_samples(samples.triangle, samples.barycentric.astype(np.float64))
+        rows = np.repeat(np.arange(len(triangle)), 3)
+        columns = self.triangles[triangle].ravel()
+        pick = sp.csr_matrix((barycentric.ravel(), (rows, columns)), (len(triangle), self.matrix.shape[0]))
+        return (pick @ self.matrix).tocsr()
+
+    def project(self, points: np.ndarray, refined: np.ndarray, allowed: np.ndarray) -> tuple[Samples, np.ndarray]:
+        """Nearest samples to `points` among the `allowed` refined triangles, and their distances."""
+        chosen = np.flatnonzero(allowed)
+        triangle, barycentric, distance = closest_point(points, refined, self.triangles[chosen])
+        return self.to_coarse(chosen[triangle], barycentric), distance
+
+    def to_coarse(self, triangle: np.ndarray, barycentric: np.ndarray) -> Samples:
+        """Samples of the refined mesh as samples of the coarse one (the inverse of `refine_samples`)."""
+        coarse = np.einsum("sk,skj->sj", barycentric, _CHILDREN[triangle % 4])
+        coarse = np.clip(coarse, 0, 1)
+        return Samples((triangle // 4).astype(np.int32), coarse / coarse.sum(1, keepdims=True))
+
+    def mirrored(self, samples: Samples) -> Samples:
+        """The same points on the other side of the head."""
+        corner = self._mirror_corner[samples.triangle]
+        barycentric = np.zeros_like(samples.barycentric)
+        np.put_along_axis(barycentric, corner, samples.barycentric, axis=1)
+        return Samples(self._mirror_triangle[samples.triangle], barycentric)
+
+    def symmetric(self, samples: Samples, partner: np.ndarray) -> Samples:
+        """Make a set mirror-symmetric: of each pair the first keeps its place, the second becomes its mirror image."""
+        follower = np.flatnonzero(partner < np.arange(len(partner)))
+        mirrored = self.mirrored(samples[partner[follower]])
+        triangle, barycentric = samples.triangle.copy(), samples.barycentric.copy()
+        triangle[follower], barycentric[follower] = mirrored.triangle, mirrored.barycentric
+        return Samples(triangle, barycentric)
+
+    def rim(self, name: str, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Upper and lower polyline of an opening (`mouth`, `socket_right`, `socket_left`), from low x to high x.
+
+        `vertices` may be refined: coarse vertices come first there.
+        """
+        points = vertices[self._rims[name]]
+        first, last = points[:, 0].argmin(), points[:, 0].argmax()
+        forward = np.roll(points, -first, 0)
+        split = (last - first) % len(points)
+        one, other = forward[: split + 1], np.concatenate([forward[split:], forward[:1]])[::-1]
+        return (one, other) if one[:, 1].mean() > other[:, 1].mean() else (other, one)
+
+    @property
+    def skin(self) -> np.ndarray:
+        """Mask of the refined triangles of head and neck."""
+        return self.region == SKIN
+
+    @property
+    def eyeballs(self) -> np.ndarray:
+        """Mask of the refined triangles of the eyeballs."""
+        return self.region == EYEBALL
+
+
+def _mirror_triangles(mesh: HeadMesh) -> tuple[np.ndarray, np.ndarray]:
+    """The mirrored triangle of each triangle, and where each of its corners lands. Unpaired ones map to themselves."""
+    row = {tuple(t): i for i, t in enumerate(np.sort(mesh.triangles, 1))}
+    image = mesh.mirror[mesh.triangles]
+    partner = np.array([row.get(tuple(t), -1) for t in np.sort(image, 1)])
+    alone = partner < 0
+    if alone.any():
+        raise ValueError(f"{alone.sum()} triangles have no mirror image")
+    corner = (mesh.triangles[partner][:, None, :] == image[:, :, None]).argmax(2)
+    return partner.astype(np.int32), corner
+
+
+def _rims(mesh: HeadMesh) -> dict[str, np.ndarray]:
+    """Closed loops of vertices where skin meets the mouth cavity and the eye sockets."""
+
+    def sides(mask: np.ndarray) -> set[tuple[int, int]]:
+        t = mesh.triangles[mask]
+        pairs = np.sort(np.concatenate([t[:, [0, 1]], t[:, [1, 2]], t[:, [2, 0]]]), 1)
+        return {tuple(p) for p in pairs.tolist()}
+
+    head = sides(mesh.chart == "head")
+    loops = {}
+    for name, region in (("mouth", MOUTH_CAVITY), ("socket_right", EYE_CAVITY), ("socket_left", EYE_CAVITY)):
+        shared = head & sides((mesh.chart == name) & (mesh.region == region))
+        neighbours: dict[int, list[int]] = {}
+        for a, b in shared:
+            neighbours.setdefault(a, []).append(b)
+            neighbours.setdefault(b, []).append(a)
+        start = min(neighbours)
+        loop, before = [start], -1
+        while True:
+            after = next((n for n in neighbours[loop[-1]] if n != before and n not in loop[1:]), None)
+            if after is None or after == start:
+                break
+            before = loop[-1]
+            loop.append(after)
+        loops[name] = np.array(loop)
+    return loops
