@@ -1,0 +1,1 @@
+"""Files in and out: meshes, parameters, cameras; every writer is atomic."""
