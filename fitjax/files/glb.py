@@ -58,9 +58,7 @@ class _Builder:
 
     def view(self, payload: bytes, target: int | None = None) -> int:
         self.data += b"\0" * (-len(self.data) % 4)
-        self.views.append(
-            gltf.BufferView(buffer=0, byteOffset=len(self.data), byteLength=len(payload), target=target)
-        )
+        self.views.append(gltf.BufferView(buffer=0, byteOffset=len(self.data), byteLength=len(payload), target=target))
         self.data += payload
         return len(self.views) - 1
 

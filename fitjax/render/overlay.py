@@ -21,7 +21,7 @@ _TARGET = (255, 176, 46)  # detected landmarks
 _OUTLINE = (255, 255, 255)
 _PAD = 236  # grey beyond the photo and behind the mesh
 _MOUTH_CAVITY = 2
-_FOLD_METRES = 0.006   # a step in depth between neighbouring samples that reads as an outline
+_FOLD_METRES = 0.006  # a step in depth between neighbouring samples that reads as an outline
 _WIRE_TRIANGLES = 8000  # finer meshes would turn into a grey veil
 
 
