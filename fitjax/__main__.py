@@ -1,0 +1,5 @@
+"""``python -m fitjax``."""
+
+from fitjax.cli.main import entry
+
+entry()

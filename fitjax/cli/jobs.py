@@ -1,0 +1,126 @@
+"""From the command line's inputs to a list of faces to fit: files, output names, detection. Failures are entries, not exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fitjax.detect import Detector, detect_faces
+from fitjax.errors import FitjaxError, ImageError, LandmarkError
+from fitjax.geometry.camera import CameraKind
+from fitjax.image.photo import Photo, read_photo
+from fitjax.landmark_files import read_landmarks
+from fitjax.observation.observation import Observation
+from fitjax.observation.observe import observe_detected, observe_landmarks, photo_camera
+
+PHOTO_ENDINGS = frozenset(
+    ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .ppm .pgm .jp2 .avif .tga .mpo".split()
+)
+LANDMARK_ENDINGS = (".pts", ".npy", ".json")
+
+
+@dataclass
+class Job:
+    """One face to fit, or one photo that failed.
+
+    Attributes:
+        source: the photo's path. name: folder name of the result.
+        observation, photo: set unless ``error`` says why not.
+    """
+
+    source: Path
+    name: str
+    photo: Photo | None = None
+    observation: Observation | None = None
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def find_photos(inputs: list[Path]) -> list[Path]:
+    """Photos in the order given; folders contribute their photos sorted by name.
+
+    Raises:
+        ImageError: nothing was given, or a folder holds no photo. A missing file is left to its own job.
+    """
+    photos: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PHOTO_ENDINGS and p.is_file())
+            if not inside:
+                raise ImageError(f"{path}: the folder holds no photo; expected files ending in {', '.join(sorted(PHOTO_ENDINGS))}")
+            photos.extend(inside)
+        else:
+            photos.append(path)
+    if not photos:
+        raise ImageError("inputs: expected at least one photo or folder; see fitjax fit --help")
+    return photos
+
+
+def output_names(photos: list[Path]) -> list[str]:
+    """A folder name per photo: its stem, with the ending or a number added where two photos share it."""
+    names: list[str] = []
+    taken: set[str] = set()
+    stems = [p.stem.casefold() for p in photos]
+    for path, stem in zip(photos, stems):
+        name = path.stem or "photo"
+        if stems.count(stem) > 1:
+            name = f"{name}_{path.suffix.lstrip('.').lower()}"
+        candidate, number = name, 2
+        # Some file systems ignore case, so the comparison does too.
+        while candidate.casefold() in taken:
+            candidate, number = f"{name}_{number}", number + 1
+        taken.add(candidate.casefold())
+        names.append(candidate)
+    return names
+
+
+def find_landmarks(photo: Path, landmarks: Path) -> Path:
+    """The landmark file of a photo: the file itself, or the one of the photo's stem in a folder.
+
+    Raises:
+        LandmarkError: the folder has none.
+    """
+    if not landmarks.is_dir():
+        return landmarks
+    for ending in LANDMARK_ENDINGS:
+        if (landmarks / f"{photo.stem}{ending}").is_file():
+            return landmarks / f"{photo.stem}{ending}"
+    raise LandmarkError(f"{landmarks}: no landmarks for {photo.name}; expected {photo.stem}.pts, .npy or .json")
+
+
+def make_jobs(
+    path: Path,
+    name: str,
+    *,
+    detector: Detector | None,
+    landmarks: Path | None,
+    all_faces: bool,
+    camera_kind: CameraKind,
+    focal: float | None,
+) -> Iterator[Job]:
+    """The faces of one photo; exactly one failed job if it cannot be used."""
+    import time
+
+    began = time.perf_counter()
+    try:
+        photo = read_photo(path)
+        read = time.perf_counter()
+        camera = photo_camera(photo, focal_px=focal, kind=camera_kind)
+        if landmarks is not None:
+            file = find_landmarks(path, landmarks)
+            observations = [observe_landmarks(photo, read_landmarks(file), camera, str(file))]
+        else:
+            observations = [observe_detected(photo, face, camera) for face in detect_faces(photo, detector)]
+        timings = {"read": read - began, "detect": time.perf_counter() - read}
+    except FitjaxError as error:
+        yield Job(path, name, error=str(error), timings={"read": time.perf_counter() - began})
+        return
+    warnings = photo.warnings
+    if len(observations) > 1 and not all_faces:
+        warnings = (*warnings, f"{path}: {len(observations)} faces found, the largest is fitted; --all-faces fits each")
+        observations = observations[:1]
+    for i, observation in enumerate(observations):
+        label = f"{name}_face{i + 1}" if all_faces else name
+        yield Job(path, label, photo, observation, None, warnings, timings)
