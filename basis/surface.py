@@ -91,17 +91,21 @@ class Surface:
         triangle[follower], barycentric[follower] = mirrored.triangle, mirrored.barycentric
         return Samples(triangle, barycentric)
 
-    def rim(self, name: str, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rim(
+        self, name: str, vertices: np.ndarray, moved: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Upper and lower polyline of an opening (`mouth`, `socket_right`, `socket_left`), from low x to high x.
 
-        `vertices` may be refined: coarse vertices come first there.
+        `vertices` may be refined: coarse vertices come first there. `moved` are other positions to return for the same lines.
         """
         points = vertices[self._rims[name]]
         first, last = points[:, 0].argmin(), points[:, 0].argmax()
+        upper_first = points[(first + 1) % len(points), 1] > points[first - 1, 1]
+        points = points if moved is None else moved[self._rims[name]]
         forward = np.roll(points, -first, 0)
         split = (last - first) % len(points)
         one, other = forward[: split + 1], np.concatenate([forward[split:], forward[:1]])[::-1]
-        return (one, other) if one[:, 1].mean() > other[:, 1].mean() else (other, one)
+        return (one, other) if upper_first else (other, one)
 
     @property
     def skin(self) -> np.ndarray:
