@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import DetectionError
 
-__all__ = ["DetectedFace", "Detector", "as_rgb"]
+__all__ = ["DetectedFace", "Detector", "as_rgb", "one_line"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,3 +64,8 @@ def as_rgb(rgb: np.ndarray) -> np.ndarray:
             f"detect expects an (H, W, 3) uint8 image, found {found}; use fitjax.image.photo_from_array"
         )
     return np.ascontiguousarray(rgb)
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error of MediaPipe's, which may run over many lines, as one of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -158,12 +158,12 @@ def _merit(face: DetectedFace, turns: int) -> float:
 
 
 def _turned_right(run: Run, rgb: np.ndarray, face: DetectedFace, turns: int, longest: int) -> DetectedFace:
-    """The face, or a clearly better measurement of it in a view with other quarter turns."""
+    """The face, or a clearly better measurement of it on a cut-out, with any quarter turns."""
     if not (turns or face.score < SURE_SCORE or _tilt(face, turns) > SURE_ROLL):
         return face
     best, best_merit = face, _merit(face, turns) + TURN_MARGIN
     for other in range(4):
-        again = _measure_again(run, rgb, face, other, longest) if other != turns % 4 else None
+        again = _measure_again(run, rgb, face, other, longest)
         if again is not None and _tilt(again, other) < SURE_ROLL and _merit(again, other) > best_merit:
             best, best_merit = again, _merit(again, other)
     return best
@@ -188,7 +188,9 @@ def _confirmed(
     return faces
 
 
-def search_faces(run: Run, rgb: np.ndarray, *, longest: int = 1280, retry: bool = True) -> list[DetectedFace]:
+def search_faces(
+    run: Run, rgb: np.ndarray, *, longest: int = 1280, retry: bool = True, thorough: bool = False
+) -> list[DetectedFace]:
     """All faces that ``run`` finds in an image, largest first.
 
     Args:
@@ -196,6 +198,7 @@ def search_faces(run: Run, rgb: np.ndarray, *, longest: int = 1280, retry: bool 
         rgb: (H, W, 3) uint8.
         longest: views are shrunk to this many pixels on the longer side.
         retry: look at other views when the whole image shows no face, and turned ones for doubtful faces.
+        thorough: look at all tiles even when faces were found, for groups with large and small faces.
     """
     height, width = rgb.shape[:2]
     faces = []
@@ -204,9 +207,12 @@ def search_faces(run: Run, rgb: np.ndarray, *, longest: int = 1280, retry: bool 
         if scale < 1.0 and crop * scale < CROP_PIXELS:
             face = _measure_again(run, rgb, face, 0, longest) or face
         faces.append(_turned_right(run, rgb, face, 0, longest) if retry else face)
-    if not faces and retry:
+    if thorough or (retry and not faces):
         for small, scale, views in _retry_groups(rgb):
-            faces = _confirmed(run, rgb, small, scale, views, longest)
-            if faces:
+            if faces and views[0].turns:
+                continue
+            # The first measurements stay first: of two of the same face with equal scores, the earlier is kept.
+            faces = faces + _confirmed(run, rgb, small, scale, views, longest)
+            if faces and not thorough:
                 break
     return sorted((face for face, _ in _unique([(face, 0) for face in faces])), key=lambda f: -f.area)

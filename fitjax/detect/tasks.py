@@ -18,7 +18,7 @@ from ..errors import DetectionError
 from ..image.sniff import not_a_photo
 from .facemesh import import_mediapipe
 from .pixels import face_from_normalised
-from .protocol import DetectedFace, as_rgb
+from .protocol import DetectedFace, as_rgb, one_line
 from .quiet import quiet_stderr
 from .search import search_faces
 
@@ -60,6 +60,7 @@ class TasksDetector:
         min_detection_confidence: float = 0.5,
         longest: int = 1280,
         retry: bool = True,
+        thorough: bool = False,
     ) -> None:
         """Check the model file; nothing is loaded yet. The options are those of ``FaceMeshDetector``.
 
@@ -78,6 +79,7 @@ class TasksDetector:
         self._confidence = float(min_detection_confidence)
         self._longest = longest
         self._retry = retry
+        self._thorough = thorough
         self._landmarker: Any = None
         self._mediapipe: Any = None
         self._closed = False
@@ -138,10 +140,10 @@ class TasksDetector:
             try:
                 if self._landmarker is None:
                     self._load()
-                return search_faces(self._run, rgb, longest=self._longest, retry=self._retry)
+                return search_faces(self._run, rgb, longest=self._longest, retry=self._retry, thorough=self._thorough)
             except (RuntimeError, ValueError, AttributeError, OSError) as error:
                 raise DetectionError(
-                    f"MediaPipe's FaceLandmarker failed with {self._model} ({error}); is it a "
+                    f"MediaPipe's FaceLandmarker failed with {self._model} ({one_line(error)}); is it a "
                     "face_landmarker.task file? "
                     f"{_GET_MODEL}"
                 ) from error

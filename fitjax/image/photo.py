@@ -118,8 +118,10 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
     if (reason := not_a_photo(data)) is not None:
         raise ImageError(f"{what}: {reason}")
     warnings: list[str] = []
+    Image.init()  # registers Pillow's plugins, as its own ``open`` does when the common ones fail
+    formats = [name for name in FORMATS if name in Image.OPEN]  # older Pillows lack AVIF
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             _check_size(*image.size, what)
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 warnings.append("the file is an animation or has several pages: the first is used")
