@@ -1,21 +1,39 @@
 """fitjax: fit 3-D face models to single photographs by differentiable optimisation."""
 
-from fitjax.errors import (
-    BasisError,
-    DetectionError,
-    FitError,
-    FitjaxError,
-    ImageError,
-    LandmarkError,
-    ParamsError,
-)
-from fitjax.fit import Solution, default_losses, default_stages, fit, fit_batch, fit_shared
-from fitjax.geometry.camera import Camera, camera_from_K, make_camera
-from fitjax.losses import Loss, Residuals, expression_symmetry, landmark_distances, landmarks, prior, residual, value
-from fitjax.model.load import load_basis
-from fitjax.observation import Observation, make_observation, stack_observations
-from fitjax.solve import FirstOrder, LevenbergMarquardt, Sharing, Stage, Status
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
 from fitjax.version import __version__
+
+if TYPE_CHECKING:
+    from fitjax.errors import (
+        BasisError,
+        DetectionError,
+        FitError,
+        FitjaxError,
+        ImageError,
+        LandmarkError,
+        ParamsError,
+    )
+    from fitjax.fit import Solution, default_losses, default_stages, fit, fit_batch, fit_shared
+    from fitjax.geometry.camera import Camera, camera_from_K, make_camera
+    from fitjax.losses import (
+        Loss,
+        Residuals,
+        expression_symmetry,
+        landmark_distances,
+        landmarks,
+        prior,
+        residual,
+        value,
+    )
+    from fitjax.model.load import load_basis
+    from fitjax.observation import Observation, make_observation, stack_observations
+    from fitjax.solve import FirstOrder, LevenbergMarquardt, Sharing, Stage, Status
 
 __all__ = [
     "BasisError",
@@ -53,3 +71,38 @@ __all__ = [
     "stack_observations",
     "value",
 ]
+
+#: Where the public names live. They load on first use (PEP 562), so that ``fitjax --help`` does not wait for JAX.
+_HOME = {
+    "fitjax.errors": "BasisError DetectionError FitError FitjaxError ImageError LandmarkError ParamsError",
+    "fitjax.fit": "Solution default_losses default_stages fit fit_batch fit_shared",
+    "fitjax.geometry.camera": "Camera camera_from_K make_camera",
+    "fitjax.losses": "Loss Residuals expression_symmetry landmark_distances landmarks prior residual value",
+    "fitjax.model.load": "load_basis",
+    "fitjax.observation": "Observation make_observation stack_observations",
+    "fitjax.solve": "FirstOrder LevenbergMarquardt Sharing Stage Status",
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Importing the subpackage ``fitjax.fit`` binds its name here; the function :func:`fitjax.fit` must win."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in _MODULE_OF):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
