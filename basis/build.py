@@ -57,7 +57,7 @@ def build(canonical: Path | None, ict: Path | None, prior: FacePrior, output: Pa
     """Build everything and write the file."""
     assets = load_assets()
     mesh = crop_head(assets)
-    surface = Surface(mesh)
+    surface = Surface.of(mesh)
     base = mesh.carry(assets.vertices)
     front = front_of_face(base, mesh)
     model = identity_model(assets, mesh, prior, RANDOM_FACES, IDENTITY_MODES)

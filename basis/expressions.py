@@ -16,7 +16,9 @@ _FLIP = np.array([-1.0, 1.0, 1.0])
 RIM_GAP = 0.0014
 
 
-def expression_modes(assets: Assets, mesh: HeadMesh, mean: np.ndarray, surface: Surface) -> tuple[list[str], np.ndarray]:
+def expression_modes(
+    assets: Assets, mesh: HeadMesh, mean: np.ndarray, surface: Surface
+) -> tuple[list[str], np.ndarray]:
     """Names and displacements (E, V, 3) of the face units in metres, left and right exact mirror images."""
     names = sorted(assets.expressions)
     modes = extend_over_neck(np.stack([mesh.carry(assets.expressions[name]) for name in names]), mesh)

@@ -85,7 +85,9 @@ def closest_point(
     return near[row, best], barycentric[row, best], distance[row, best]
 
 
-def surface_points(vertices: np.ndarray, triangles: np.ndarray, triangle: np.ndarray, barycentric: np.ndarray) -> np.ndarray:
+def surface_points(
+    vertices: np.ndarray, triangles: np.ndarray, triangle: np.ndarray, barycentric: np.ndarray
+) -> np.ndarray:
     """Positions (S, 3) of samples given as (triangle, barycentric)."""
     return np.einsum("sk,skc->sc", barycentric, vertices[triangles[triangle]])
 

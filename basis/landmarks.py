@@ -190,7 +190,9 @@ def contour68(ibug: Samples, mean: np.ndarray, surface: Surface) -> Samples:
         fraction = np.linspace(0, 1, CONTOUR_CANDIDATES)[:, None]
         half.append(point + fraction * (goal - point))
     line = np.concatenate(half)
-    origin = np.stack([np.zeros(len(line)), 0.5 * line[:, 1] + 0.5 * middle_height, np.full(len(line), jaw[4, 2] - 0.02)], 1)
+    origin = np.stack(
+        [np.zeros(len(line)), 0.5 * line[:, 1] + 0.5 * middle_height, np.full(len(line), jaw[4, 2] - 0.02)], 1
+    )
     skin = np.flatnonzero(surface.chart == "head")
     triangle, barycentric = _leave(origin, line - origin, refined, surface.triangles[skin])
     samples = surface.to_coarse(skin[triangle], barycentric)

@@ -7,7 +7,9 @@ import numpy as np
 from basis.geometry import vertex_normals
 
 _LIGHTS = (((-0.4, 0.5, 0.8), 0.70), ((0.7, 0.1, 0.6), 0.28))
-REGION_COLOUR = np.array([(0.82, 0.70, 0.63), (0.95, 0.95, 0.95), (0.60, 0.25, 0.25), (0.75, 0.50, 0.45), (0.85, 0.40, 0.45)])
+REGION_COLOUR = np.array(
+    [(0.82, 0.70, 0.63), (0.95, 0.95, 0.95), (0.60, 0.25, 0.25), (0.75, 0.50, 0.45), (0.85, 0.40, 0.45)]
+)
 
 
 def rotation(yaw: float = 0.0, pitch: float = 0.0) -> np.ndarray:
@@ -42,7 +44,9 @@ def rasterise(screen: np.ndarray, triangles: np.ndarray, width: int, height: int
             w1 = ((px - a[:, 0]) * (c[:, 1] - a[:, 1]) - (c[:, 0] - a[:, 0]) * (py - a[:, 1])) / area
             w2 = ((b[:, 0] - a[:, 0]) * (py - a[:, 1]) - (px - a[:, 0]) * (b[:, 1] - a[:, 1])) / area
             w0 = 1 - w1 - w2
-            inside = (w0 >= 0) & (w1 >= 0) & (w2 >= 0) & (x <= high[part, 0, None, None]) & (y <= high[part, 1, None, None])
+            inside = (
+                (w0 >= 0) & (w1 >= 0) & (w2 >= 0) & (x <= high[part, 0, None, None]) & (y <= high[part, 1, None, None])
+            )
             depth = w0 * a[:, 2] + w1 * b[:, 2] + w2 * c[:, 2]
             pixel = np.broadcast_to(y * width + x, inside.shape)[inside].astype(int)
             triangle = np.broadcast_to(part[:, None, None], inside.shape)[inside]

@@ -44,7 +44,9 @@ def vertex_importance(base: np.ndarray, mesh: HeadMesh) -> np.ndarray:
     return area * np.where(hidden, 0.03, weight)
 
 
-def identity_model(assets: Assets, mesh: HeadMesh, prior: FacePrior, count: int, keep: int, seed: int = 0) -> IdentityModel:
+def identity_model(
+    assets: Assets, mesh: HeadMesh, prior: FacePrior, count: int, keep: int, seed: int = 0
+) -> IdentityModel:
     """Principal components of random faces aligned by similarity on the front of the face.
 
     Each face counts twice, as drawn and mirrored, so the modes split into symmetric and antisymmetric ones exactly.
@@ -52,7 +54,9 @@ def identity_model(assets: Assets, mesh: HeadMesh, prior: FacePrior, count: int,
     base = mesh.carry(assets.vertices)
     names, weights = sample_faces(assets, prior, count, seed)
     targets = np.stack([mesh.carry((assets.macro | assets.detail)[name]) for name in names]).astype(np.float32)
-    shapes = (weights.astype(np.float32) @ targets.reshape(len(names), -1)).reshape(count, -1, 3) + base.astype(np.float32)
+    shapes = (weights.astype(np.float32) @ targets.reshape(len(names), -1)).reshape(count, -1, 3) + base.astype(
+        np.float32
+    )
     front = front_of_face(base, mesh)
     reference = shapes.mean(0)
     for _ in range(3):
@@ -70,7 +74,9 @@ def identity_model(assets: Assets, mesh: HeadMesh, prior: FacePrior, count: int,
         top = np.argsort(variance)[::-1][:keep]
         variances.append(variance[top])
         total += variance.sum()
-        modes.append((u[:, top].T.astype(np.float32) @ part.reshape(count, -1) / np.sqrt(count)).reshape(len(top), -1, 3))
+        modes.append(
+            (u[:, top].T.astype(np.float32) @ part.reshape(count, -1) / np.sqrt(count)).reshape(len(top), -1, 3)
+        )
     variance, mode = np.concatenate(variances), np.concatenate(modes)
     order = np.argsort(variance)[::-1][:keep]
     return IdentityModel(reference, _fix_signs(mode[order], front), float(variance[order].sum() / total), spread)

@@ -39,18 +39,25 @@ class Samples:
 
 
 class Surface:
-    """Refined positions and samples of one head mesh (topology only; positions are passed in coarse)."""
+    """Refined positions and samples of one head mesh (topology only; positions are passed in coarse).
 
-    def __init__(self, mesh: HeadMesh):
-        count = len(mesh.mirror)
-        subdivision = loop_subdivision(mesh.triangles, count)
-        self.coarse_triangles = mesh.triangles
-        self.mirror = mesh.mirror
+    `chart` names the texture chart of each coarse triangle; without it (a basis read from its file) there are no rims.
+    """
+
+    def __init__(self, triangles: np.ndarray, region: np.ndarray, mirror: np.ndarray, chart: np.ndarray | None = None):
+        subdivision = loop_subdivision(triangles, len(mirror))
+        self.coarse_triangles, self.mirror = triangles, mirror
         self.matrix, self.triangles = subdivision.matrix, subdivision.triangles
-        self.region = np.repeat(mesh.region, 4)
-        self.chart = np.repeat(mesh.chart, 4)
-        self._mirror_triangle, self._mirror_corner = _mirror_triangles(mesh)
-        self._rims = _rims(mesh)
+        self.region = np.repeat(region, 4)
+        self._mirror_triangle, self._mirror_corner = _mirror_triangles(triangles, mirror)
+        if chart is not None:
+            self.chart = np.repeat(chart, 4)
+            self._rims = _rims(triangles, region, chart)
+
+    @staticmethod
+    def of(mesh: HeadMesh) -> "Surface":
+        """The surface of the cropped head, with its charts."""
+        return Surface(mesh.triangles, mesh.region, mesh.mirror, mesh.chart)
 
     def refine(self, vertices: np.ndarray) -> np.ndarray:
         """Loop-refined positions of coarse vertices (V, 3)."""
@@ -91,9 +98,7 @@ class Surface:
         triangle[follower], barycentric[follower] = mirrored.triangle, mirrored.barycentric
         return Samples(triangle, barycentric)
 
-    def rim(
-        self, name: str, vertices: np.ndarray, moved: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def rim(self, name: str, vertices: np.ndarray, moved: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Upper and lower polyline of an opening (`mouth`, `socket_right`, `socket_left`), from low x to high x.
 
         `vertices` may be refined: coarse vertices come first there. `moved` are other positions to return for the same lines.
@@ -118,30 +123,30 @@ class Surface:
         return self.region == EYEBALL
 
 
-def _mirror_triangles(mesh: HeadMesh) -> tuple[np.ndarray, np.ndarray]:
+def _mirror_triangles(triangles: np.ndarray, mirror: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mirrored triangle of each triangle, and where each of its corners lands. Unpaired ones map to themselves."""
-    row = {tuple(t): i for i, t in enumerate(np.sort(mesh.triangles, 1))}
-    image = mesh.mirror[mesh.triangles]
+    row = {tuple(t): i for i, t in enumerate(np.sort(triangles, 1))}
+    image = mirror[triangles]
     partner = np.array([row.get(tuple(t), -1) for t in np.sort(image, 1)])
     alone = partner < 0
     if alone.any():
         raise ValueError(f"{alone.sum()} triangles have no mirror image")
-    corner = (mesh.triangles[partner][:, None, :] == image[:, :, None]).argmax(2)
+    corner = (triangles[partner][:, None, :] == image[:, :, None]).argmax(2)
     return partner.astype(np.int32), corner
 
 
-def _rims(mesh: HeadMesh) -> dict[str, np.ndarray]:
+def _rims(triangles: np.ndarray, region: np.ndarray, chart: np.ndarray) -> dict[str, np.ndarray]:
     """Closed loops of vertices where skin meets the mouth cavity and the eye sockets."""
 
     def sides(mask: np.ndarray) -> set[tuple[int, int]]:
-        t = mesh.triangles[mask]
+        t = triangles[mask]
         pairs = np.sort(np.concatenate([t[:, [0, 1]], t[:, [1, 2]], t[:, [2, 0]]]), 1)
         return {tuple(p) for p in pairs.tolist()}
 
-    head = sides(mesh.chart == "head")
+    head = sides(chart == "head")
     loops = {}
-    for name, region in (("mouth", MOUTH_CAVITY), ("socket_right", EYE_CAVITY), ("socket_left", EYE_CAVITY)):
-        shared = head & sides((mesh.chart == name) & (mesh.region == region))
+    for name, code in (("mouth", MOUTH_CAVITY), ("socket_right", EYE_CAVITY), ("socket_left", EYE_CAVITY)):
+        shared = head & sides((chart == name) & (region == code))
         neighbours: dict[int, list[int]] = {}
         for a, b in shared:
             neighbours.setdefault(a, []).append(b)
