@@ -1,0 +1,1 @@
+"""Repeatable measurements: ``python -m benchmarks``. Every figure in the documentation comes from here."""
