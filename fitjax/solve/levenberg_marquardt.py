@@ -65,7 +65,9 @@ class LevenbergMarquardt:
         # Below this relative change the objective is rounding noise of the dtype.
         floor = 4 * jnp.finfo(here.cost.dtype).eps
         tiny_gain = accept & (here.cost - there.cost <= self.tolerance * here.cost)
-        nothing_left = ~accept & (predicted <= jnp.maximum(floor, 0.1 * self.tolerance) * here.cost)
+        # A heavily damped step promises little because it is short; what counts is what a full step would promise.
+        promise = predicted * (1 + state.damping)
+        nothing_left = ~accept & (promise <= jnp.maximum(floor, 0.1 * self.tolerance) * here.cost)
         stuck = ~accept & (damping > 1e8)
         status = jnp.where(
             tiny_gain | nothing_left,
