@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from fitjax.cli.jobs import Job, find_landmarks, find_photos, make_jobs, output_names
-from fitjax.cli.main import Fit
+from fitjax.cli.compile_time import compile_seconds, start_measuring
+from fitjax.cli.jobs import Job, find_photos, make_jobs, output_names
+from fitjax.cli.main import OK, SOME_FAILED, Fit
+from fitjax.cli.summary import Row, fitted_row, print_summary
 from fitjax.detect import Detector, default_detector
 from fitjax.errors import FitjaxError, LandmarkError, ParamsError
+from fitjax.files.atomic import WriteError
 from fitjax.files.params import load_params
 from fitjax.files.result import write_result
 from fitjax.fit import Solution, default_losses, default_stages, fit_batch
-from fitjax.landmark_files import read_landmarks
 from fitjax.model.linear import LinearModel
 from fitjax.model.load import load_basis
 from fitjax.model.params import check_params
@@ -31,43 +32,90 @@ from fitjax.observation.observation import Observation, neutral_observation
 SINGLE = 1
 
 
-@dataclass
-class Row:
-    """A line of the summary table."""
+class _Clock:
+    """Seconds per activity since the last face was written; a face's report carries what was spent on the way to it."""
 
-    job: Job
-    solution: Solution | None = None
-    error: str | None = None
+    def __init__(self, began: float) -> None:
+        self._since = began
+        self.once: dict[str, float] = {"start": time.perf_counter() - began}
+
+    def timings(self, job: Job, solve_seconds: float) -> dict[str, float]:
+        """For ``report.json``. ``compile`` is contained in the others, whichever part of the run it fell into."""
+        compiling = compile_seconds(self._since)
+        self._since = time.perf_counter()
+        once, self.once = self.once, {}
+        return {**once, **job.timings, "solve": solve_seconds, "compile": compiling}
 
 
-def run_fit(options: Fit) -> int:
+def run_fit(options: Fit, began: float | None = None) -> int:
     """Fit all inputs; 0 only if every face was fitted.
 
     Raises:
-        FitjaxError: nothing can be fitted at all (no input, no model, no detector, an unusable start).
+        FitjaxError: nothing can be fitted at all (no input, no model, no detector, an unusable start, nowhere to write).
     """
-    if options.batch_size < 1:
-        raise FitjaxError(f"--batch-size: expected at least 1, found {options.batch_size}")
-    if options.focal is not None and not options.focal > 0:
-        raise FitjaxError(f"--focal: expected positive pixels, found {options.focal}")
+    start_measuring()
+    clock = _Clock(time.perf_counter() if began is None else began)
+    _check(options)
     photos = find_photos(options.inputs)
     if options.landmarks is not None and not options.landmarks.is_dir() and len(photos) > 1:
         raise LandmarkError(f"--landmarks {options.landmarks}: one file for {len(photos)} photos; give a folder of files")
+    loading = time.perf_counter()
     model = load_basis(options.model, int(options.level))
     start = None if options.start is None else _load_start(options.start, model)
+    clock.once["load_model"] = time.perf_counter() - loading
     single = len(photos) == 1 and not options.all_faces
     size = SINGLE if single else options.batch_size
     rows: list[Row] = []
     with ExitStack() as stack:
-        detector = None
+        stack.enter_context(_output_folder(options.out))
+        detector: Detector | None = None
         if options.landmarks is None:
-            detector = stack.enter_context(default_detector(options.face_mesh_model))
+            loading = time.perf_counter()
+            own = default_detector(options.face_mesh_model)
+            stack.callback(own.close)
+            detector = own
+            clock.once["load_detector"] = time.perf_counter() - loading
         progress = stack.enter_context(_progress(len(photos)))
         task = progress.add_task("fitting", total=len(photos))
-        for batch in _batches(options, photos, detector, size, lambda: progress.advance(task)):
-            rows.extend(_fit_batch(batch, size, model, start, options.out, detector))
-    _print_summary(rows, options.out)
-    return 0 if all(row.error is None for row in rows) else 1
+
+        def more_faces(extra: int) -> None:
+            progress.update(task, total=(progress.tasks[task].total or 0) + extra)
+
+        for batch in _batches(options, photos, detector, size, more_faces):
+            for row in _fit_batch(batch, size, model, start, options.out, detector, clock):
+                rows.append(row)
+                progress.advance(task)
+    print_summary(rows)
+    return OK if all(row.error is None for row in rows) else SOME_FAILED
+
+
+def _check(options: Fit) -> None:
+    if options.batch_size < 1:
+        raise FitjaxError(f"--batch-size: expected at least 1, found {options.batch_size}")
+    if options.focal is not None and not 0 < options.focal < float("inf"):
+        raise FitjaxError(f"--focal: expected positive pixels, found {options.focal}")
+    if options.landmarks is not None and options.all_faces:
+        raise FitjaxError("--landmarks and --all-faces: a landmark file describes one face; give one of the two")
+
+
+@contextmanager
+def _output_folder(out: Path) -> Iterator[None]:
+    """Make OUT before anything is fitted, and leave none behind that stayed empty."""
+    missing = [p for p in (out, *out.parents) if not p.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise WriteError(out, "a file of that name exists") from None
+    except OSError as error:
+        raise WriteError(out, error.strerror or type(error).__name__) from None
+    try:
+        yield
+    finally:
+        for folder in missing:
+            try:
+                folder.rmdir()
+            except OSError:  # it holds results
+                break
 
 
 def _load_start(path: Path, model: LinearModel) -> dict[str, Any]:
@@ -91,14 +139,17 @@ def _progress(count: int) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=count < 2 or not console.is_terminal)
 
 
-def _batches(options: Fit, photos: list[Path], detector: Detector | None, size: int, advance: Any) -> Iterator[list[Job]]:
+def _batches(
+    options: Fit, photos: list[Path], detector: Detector | None, size: int, more_faces: Callable[[int], None]
+) -> Iterator[list[Job]]:
     """Jobs in input order, ``size`` at a time; a failed photo keeps its slot."""
     pending: list[Job] = []
     for path, name in zip(photos, output_names(photos)):
-        pending.extend(
+        jobs = list(
             make_jobs(
                 path,
                 name,
+                out=options.out,
                 detector=detector,
                 landmarks=options.landmarks,
                 all_faces=options.all_faces,
@@ -106,7 +157,8 @@ def _batches(options: Fit, photos: list[Path], detector: Detector | None, size: 
                 focal=options.focal,
             )
         )
-        advance()
+        more_faces(len(jobs) - 1)
+        pending.extend(jobs)
         while len(pending) >= size:
             yield pending[:size]
             pending = pending[size:]
@@ -115,33 +167,39 @@ def _batches(options: Fit, photos: list[Path], detector: Detector | None, size: 
 
 
 def _fit_batch(
-    batch: list[Job], size: int, model: LinearModel, start: Any, out: Path, detector: Detector | None
-) -> list[Row]:
-    """Fit one batch of fixed size and write its results."""
-    rows = {id(job): Row(job, error=job.error) for job in batch}
+    batch: list[Job], size: int, model: LinearModel, start: Any, out: Path, detector: Detector | None, clock: _Clock
+) -> Iterator[Row]:
+    """Fit one batch of fixed size, write its results, and give its rows in order."""
     # Landmark files may hold different sets; each kind of observation is one batch of the same fixed size.
-    kinds: dict[Any, list[Job]] = {}
-    for job in batch:
+    kinds: dict[Any, list[int]] = {}
+    for slot, job in enumerate(batch):
         if job.observation is not None:
-            kinds.setdefault(_kind(job.observation), []).append(job)
-    for jobs in kinds.values():
-        members = {id(job) for job in jobs}
-        template = jobs[0].observation
+            kinds.setdefault(_kind(job.observation), []).append(slot)
+    solved: dict[int, tuple[Solution, float] | str] = {}
+    for slots in kinds.values():
+        template = batch[slots[0]].observation
         assert template is not None
-        neutral = neutral_observation(template)
-        slots = [job.observation if id(job) in members and job.observation else neutral for job in batch]
-        slots += [neutral] * (size - len(slots))
-        solutions = fit_batch(
-            slots,
-            model=model,
-            losses=default_losses(template),
-            stages=default_stages(template),
-            start=_repeat(start, size),
-        )
-        for job, solution in zip(batch, solutions):
-            if id(job) in members:
-                rows[id(job)] = _finish(job, solution, out, detector)
-    return list(rows.values())
+        used: dict[int, Observation | None] = {i: batch[i].observation for i in slots}
+        # Made only where a slot is free: its dozen tiny programs cost a single photo 50 ms.
+        neutral = neutral_observation(template) if len(used) < size else template
+        observations = [used.get(i) or neutral for i in range(size)]
+        began = time.perf_counter()
+        try:
+            solutions = fit_batch(
+                observations,
+                model=model,
+                losses=default_losses(template),
+                stages=default_stages(template),
+                start=_repeat(start, size),
+            )
+        except FitjaxError as error:
+            solved.update({i: f"{batch[i].source}: {error}" for i in slots})
+            continue
+        seconds = (time.perf_counter() - began - compile_seconds(began)) / size
+        solved.update({i: (solutions[i], seconds) for i in slots})
+    for slot, job in enumerate(batch):
+        result = job.error or solved[slot]
+        yield Row(job.name, result) if isinstance(result, str) else _finish(job, *result, out, detector, clock)
 
 
 def _kind(observation: Observation) -> Any:
@@ -152,47 +210,23 @@ def _repeat(start: Any, size: int) -> Any:
     """The same start for every slot; the pose belongs to another photo and is found anew."""
     if start is None:
         return None
-    import jax
-    import jax.numpy as jnp
-
     codes = {k: v for k, v in start.items() if k in ("identity", "expression")}
     return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (size, *jnp.shape(x))), codes)
 
 
-def _finish(job: Job, solution: Solution, out: Path, detector: Detector | None) -> Row:
-    assert job.photo is not None
+def _finish(job: Job, solution: Solution, seconds: float, out: Path, detector: Detector | None, clock: _Clock) -> Row:
+    """Write the folder of a fitted face."""
+    photo, job.photo = job.photo, None  # the pixels are not needed after this
+    assert photo is not None
     if not solution.ok:
-        return Row(job, solution, f"{job.source}: {solution.reason}")
+        return Row(job.name, f"{job.source}: not fitted: {solution.reason}; check the landmarks or the photo")
     warnings = list(job.warnings)
     if not solution.reliable:
         warnings.append(f"{job.source}: not reliable: {'; '.join(solution.unreliable_because)}")
     solution = solution.with_warnings(*warnings)
     try:
         name = None if detector is None else detector.name
-        write_result(out / job.name, solution, job.photo, job.timings, name)
+        write_result(out / job.name, solution, photo, lambda: clock.timings(job, seconds), name)
     except FitjaxError as error:
-        return Row(job, solution, str(error))
-    return Row(job, solution)
-
-
-def _print_summary(rows: list[Row], out: Path) -> None:
-    console = Console()
-    table = Table("face", "status", "reliable", "residual %", "yaw °", "solve ms", "result")
-    for row in rows:
-        s = row.solution
-        if row.error is not None:
-            table.add_row(row.job.name, "[red]failed[/red]", "", "", "", "", "see below")
-        else:
-            assert s is not None
-            reliable = "yes" if s.reliable else "[yellow]no[/yellow]"
-            figures = (f"{100 * s.landmark_residual:.2f}", f"{s.yaw_degrees:.0f}", f"{1e3 * s.seconds:.1f}")
-            table.add_row(row.job.name, s.status.name.lower(), reliable, *figures, str(out / row.job.name))
-    console.print(table)
-    for row in rows:
-        for warning in row.solution.warnings if row.solution is not None and row.error is None else ():
-            print(f"warning: {warning}", file=sys.stderr)
-    failed = [row for row in rows if row.error is not None]
-    for row in failed:
-        print(f"fitjax: {row.error}", file=sys.stderr)
-    if failed:
-        print(f"fitjax: {len(failed)} of {len(rows)} not fitted", file=sys.stderr)
+        return Row(job.name, f"{job.source}: {error}")
+    return fitted_row(job.name, out / job.name, solution, seconds)

@@ -1,21 +1,27 @@
-"""From the command line's inputs to a list of faces to fit: files, output names, detection. Failures are entries, not exceptions."""
+"""From the command line's inputs to a list of faces to fit: files, output names, detection.
+
+What is wrong with one photo is an entry of the list, not an exception: the others are fitted.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fitjax.detect import Detector, detect_faces
 from fitjax.errors import FitjaxError, ImageError, LandmarkError
+from fitjax.files.result import check_result_folder
 from fitjax.geometry.camera import CameraKind
 from fitjax.image.photo import Photo, read_photo
 from fitjax.landmark_files import read_landmarks
 from fitjax.observation.observation import Observation
 from fitjax.observation.observe import observe_detected, observe_landmarks, photo_camera
 
-PHOTO_ENDINGS = frozenset(
-    ".jpg .jpeg .jpe .png .webp .gif .bmp .tif .tiff .ppm .pgm .jp2 .avif .tga .mpo".split()
+PHOTO_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".jp2", ".avif", ".tga", ".mpo"),
 )
 LANDMARK_ENDINGS = (".pts", ".npy", ".json")
 
@@ -47,15 +53,26 @@ def find_photos(inputs: list[Path]) -> list[Path]:
     photos: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PHOTO_ENDINGS and p.is_file())
+            inside = _photos_inside(path)
             if not inside:
-                raise ImageError(f"{path}: the folder holds no photo; expected files ending in {', '.join(sorted(PHOTO_ENDINGS))}")
+                raise ImageError(
+                    f"{path}: the folder holds no photo; expected files ending in {', '.join(PHOTO_ENDINGS)}; name another"
+                )
             photos.extend(inside)
         else:
             photos.append(path)
     if not photos:
         raise ImageError("inputs: expected at least one photo or folder; see fitjax fit --help")
     return photos
+
+
+def _photos_inside(folder: Path) -> list[Path]:
+    """Hidden files are left out: macOS leaves ``._photo.jpg`` beside each photo on foreign disks."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ImageError(f"{folder}: the folder cannot be read ({error.strerror}); check its permissions") from None
+    return [p for p in entries if p.suffix.lower() in PHOTO_ENDINGS and not p.name.startswith(".") and p.is_file()]
 
 
 def output_names(photos: list[Path]) -> list[str]:
@@ -94,17 +111,18 @@ def make_jobs(
     path: Path,
     name: str,
     *,
+    out: Path,
     detector: Detector | None,
     landmarks: Path | None,
     all_faces: bool,
     camera_kind: CameraKind,
     focal: float | None,
 ) -> Iterator[Job]:
-    """The faces of one photo; exactly one failed job if it cannot be used."""
-    import time
-
+    """The faces of one photo; exactly one failed job if it cannot be used, or its result could not be written."""
     began = time.perf_counter()
     try:
+        if not all_faces:
+            check_result_folder(out / name)
         photo = read_photo(path)
         read = time.perf_counter()
         camera = photo_camera(photo, focal_px=focal, kind=camera_kind)
@@ -113,6 +131,9 @@ def make_jobs(
             observations = [observe_landmarks(photo, read_landmarks(file), camera, str(file))]
         else:
             observations = [observe_detected(photo, face, camera) for face in detect_faces(photo, detector)]
+        if all_faces:
+            for i in range(len(observations)):
+                check_result_folder(out / f"{name}_face{i + 1}")
         timings = {"read": read - began, "detect": time.perf_counter() - read}
     except FitjaxError as error:
         yield Job(path, name, error=str(error), timings={"read": time.perf_counter() - began})

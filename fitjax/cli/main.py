@@ -1,9 +1,13 @@
-"""``fitjax``: entry point and subcommands. The only place that touches ``jax.config``."""
+"""``fitjax``: entry point and subcommands. The only place that touches ``jax.config``.
+
+Nothing heavy is imported before the arguments are understood: ``--help`` and ``--version`` answer at once.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +16,9 @@ import tyro
 
 from fitjax.errors import FitjaxError
 from fitjax.version import __version__
+
+#: Exit codes: every face was fitted; some were not (each is listed); nothing could be fitted at all; interrupted.
+OK, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 
 @dataclass
@@ -43,6 +50,14 @@ class Fit:
 
 
 @dataclass
+class Demo:
+    """Fit the photo of an astronaut that comes with scikit-image, and say where the pictures are."""
+
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = field(default_factory=lambda: Path("demo_output"))
+    """Folder for the result."""
+
+
+@dataclass
 class Info:
     """Show devices, versions, models and detectors that are found."""
 
@@ -59,40 +74,66 @@ def configure_jax() -> None:
     """Turn on the persistent compilation cache; a cache that cannot be written is only a slower start."""
     import jax
 
-    folder = compilation_cache_folder()
     try:
+        folder = compilation_cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: no home folder
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def _run(command: Fit | Demo | Info, began: float) -> int:
+    configure_jax()
+    if isinstance(command, Fit):
+        from fitjax.cli.fit_command import run_fit
+
+        return run_fit(command, began)
+    if isinstance(command, Demo):
+        from fitjax.cli.demo_command import run_demo
+
+        return run_demo(command, began)
+    from fitjax.cli.info_command import run_info
+
+    return run_info()
+
+
+def _say(text: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    print("fitjax:", " ".join(text.split()), file=sys.stderr)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code and never raises for bad input."""
+    began = time.perf_counter()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments in (["--version"], ["-V"]):
         print(f"fitjax {__version__}")
-        return 0
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"fit": Fit, "info": Info}, prog="fitjax", description="Fit 3-D face models to photographs.", args=arguments or ["--help"]
-    )
+        return OK
     try:
-        configure_jax()
-        if isinstance(command, Fit):
-            from fitjax.cli.fit_command import run_fit
-
-            return run_fit(command)
-        from fitjax.cli.info_command import run_info
-
-        return run_info()
+        command: Fit | Demo | Info = tyro.extras.subcommand_cli_from_dict(
+            {"fit": Fit, "demo": Demo, "info": Info},
+            prog="fitjax",
+            description="Fit 3-D face models to photographs.",
+            args=arguments or ["--help"],
+        )
+    except SystemExit as finished:  # --help, or arguments that tyro has explained
+        return finished.code if isinstance(finished.code, int) else UNUSABLE
+    try:
+        return _run(command, began)
     except FitjaxError as error:
-        print(f"fitjax: {error}", file=sys.stderr)
-        return 2
+        _say(str(error))
+        return UNUSABLE
     except KeyboardInterrupt:
-        print("fitjax: interrupted; folders that are there are complete", file=sys.stderr)
-        return 130
+        _say("interrupted; the folders that are there are complete")
+        return INTERRUPTED
+    except Exception as error:
+        # A mistake of ours, not of the input. One line all the same; the traceback is there for whoever looks into it.
+        if os.environ.get("FITJAX_DEBUG"):
+            raise
+        _say(f"internal error: {type(error).__name__}: {error}; set FITJAX_DEBUG=1 for the traceback and report it please")
+        return UNUSABLE
 
 
 def entry() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fitjax.files.atomic import atomic_folder, atomic_write_bytes, atomic_write_text
+from fitjax.files.atomic import WriteError, _refuse_strangers, atomic_folder, atomic_write_bytes, atomic_write_text
 from fitjax.files.camera_json import camera_to_dict, write_camera_json
 from fitjax.files.glb import write_glb
 from fitjax.files.obj import write_obj
@@ -92,7 +94,7 @@ def report(solution: Solution, photo: Photo | None, timings: dict[str, float], d
         "seed_is": "null: nothing in this fit is random",
         "versions": package_versions(),
         "detector": detector,
-        "timings_seconds": {**timings, "solve": solution.seconds},
+        "timings_seconds": {k: round(v, 4) for k, v in {"solve": solution.seconds, **timings}.items()},
     }
     if photo is not None:
         content["photo"] = {
@@ -134,20 +136,43 @@ def overlay(solution: Solution, photo: Photo) -> np.ndarray:
     )
 
 
+def check_result_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse, before any work goes into a fit, a place that :func:`write_result` would refuse after it.
+
+    Raises:
+        WriteError: ``folder`` is a file, holds files that are not a result's, or cannot be made where it should be.
+    """
+    shown, target = Path(folder), Path(os.path.realpath(folder))
+    if os.path.lexists(target):
+        _refuse_strangers(shown, target, RESULT_FILES)
+        return
+    parent = next(p for p in target.parents if os.path.lexists(p))
+    if not parent.is_dir():
+        raise WriteError(shown, f"{parent} is a file, not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise WriteError(shown, f"no permission to write in {parent}")
+
+
 def write_result(
     folder: str | os.PathLike[str],
     solution: Solution,
     photo: Photo,
-    timings: dict[str, float] | None = None,
+    timings: Mapping[str, float] | Callable[[], Mapping[str, float]] | None = None,
     detector: str | None = None,
 ) -> None:
     """Write the folder of a fit; it appears complete or not at all, and replaces only an earlier result.
+
+    Args:
+        timings: seconds by name for ``report.json``, or a function that gives them once everything else is written; ``write`` (all
+            files but the report) is added, and ``solve`` where it is absent.
+        detector: name of the landmark detector, or None for the user's own landmarks.
 
     Raises:
         FitjaxError: the folder cannot be written or holds files that are not a result's.
     """
     import imageio.v3 as imageio
 
+    began = time.perf_counter()
     model, prediction = solution.model, solution.prediction
     assert isinstance(model, LinearModel)
     mesh = (np.asarray(model.triangles), np.asarray(model.uv), np.asarray(model.uv_triangles))
@@ -177,5 +202,7 @@ def write_result(
         picture = imageio.imwrite("<bytes>", overlay(solution, photo), extension=".png")
         atomic_write_bytes(part / "overlay.png", picture)
         atomic_write_text(part / "landmarks.json", json.dumps(landmark_table(solution)) + "\n")
-        text = json.dumps(report(solution, photo, timings or {}, detector), indent=2, allow_nan=False)
+        given = timings() if callable(timings) else timings or {}
+        spent = {**given, "write": time.perf_counter() - began}
+        text = json.dumps(report(solution, photo, spent, detector), indent=2, allow_nan=False)
         atomic_write_text(part / "report.json", text + "\n")
