@@ -1,0 +1,38 @@
+"""Shared by all tests: one folder for compiled programs, kept between runs, and the photo of the astronaut."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder = str(config.cache.mkdir("jax_programs"))
+    # The library never touches jax.config; the tests may, and without this they would compile for minutes on each run.
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # The command line has a cache of its own choosing: tests must not write into the user's.
+    os.environ["FITJAX_CACHE"] = folder
+    # Nor may models that the user keeps change what the tests see.
+    os.environ["FITJAX_MODELS"] = str(config.cache.mkdir("no_models"))
+
+
+@pytest.fixture(scope="session")
+def astronaut_path() -> Path:
+    """The photo that ``fitjax demo`` fits."""
+    pytest.importorskip("skimage")
+    from fitjax.cli.demo_command import astronaut_photo
+
+    return astronaut_photo()
+
+
+@pytest.fixture(scope="session")
+def astronaut(astronaut_path: Path) -> np.ndarray:
+    """(512, 512, 3) uint8."""
+    with Image.open(astronaut_path) as image:
+        return np.array(image.convert("RGB"))
