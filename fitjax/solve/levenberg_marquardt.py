@@ -19,6 +19,10 @@ from fitjax.pytree import pytree, replace, static
 from fitjax.solve.objective import Problem, bounds, clip_to_bounds, costs, prior_gradient_and_diagonal, rows
 from fitjax.solve.status import Status
 
+#: Above this damping no step can be had; what it would have promised, relative to the objective, tells rounding from failure.
+_STUCK_DAMPING = 1e4
+_ROUNDING_PROMISE = 1e-3
+
 
 @pytree
 class LevenbergMarquardt:
@@ -62,13 +66,13 @@ class LevenbergMarquardt:
         damping = jnp.maximum(damping, jnp.finfo(damping.dtype).eps)
         steps = state.steps + 1
 
-        # Below this relative change the objective is rounding noise of the dtype.
-        floor = 4 * jnp.finfo(here.cost.dtype).eps
         tiny_gain = accept & (here.cost - there.cost <= self.tolerance * here.cost)
         # A heavily damped step promises little because it is short; what counts is what a full step would promise.
         promise = predicted * (1 + state.damping)
-        nothing_left = ~accept & (promise <= jnp.maximum(floor, 0.1 * self.tolerance) * here.cost)
-        stuck = ~accept & (damping > 1e8)
+        nothing_left = ~accept & (promise <= self.tolerance * here.cost)
+        # Where rounding decides between steps (a noise-free fit in float32) only a promise worth having is a failure.
+        stuck = ~accept & (damping > _STUCK_DAMPING)
+        nothing_left = nothing_left | (stuck & (promise <= _ROUNDING_PROMISE * here.cost))
         status = jnp.where(
             tiny_gain | nothing_left,
             Status.CONVERGED,
