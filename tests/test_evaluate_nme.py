@@ -21,7 +21,7 @@ def turn(axis, degrees):
 def test_nme_by_hand():
     truth = np.array([[0.0, 0.0], [9.0, 0.0], [9.0, 4.0], [0.0, 4.0]])
     assert box_size(truth) == pytest.approx(6)
-    found = truth + [[3.0, 4.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    found = truth + np.array([[3.0, 4.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     # Distances 5, 0, 1, 0: mean 1.5 of 6 is 25 %.
     assert nme(found, truth) == pytest.approx(25)
     # Held-out points 0 and 2: mean 3, and still the box of all four.

@@ -46,7 +46,7 @@ def photos(offset, kind, count=6, noise=0.0, seed=1):
 def test_mirror_map_is_an_involution_of_the_68_points():
     assert sorted(MIRROR68) == list(range(68))
     assert np.array_equal(MIRROR68[MIRROR68], np.arange(68))
-    assert np.flatnonzero(MIRROR68 == np.arange(68)).tolist() == [8, 27, 28, 29, 30, 33, 51, 57, 62, 66]
+    assert np.flatnonzero(np.equal(MIRROR68, np.arange(68))).tolist() == [8, 27, 28, 29, 30, 33, 51, 57, 62, 66]
 
 
 def test_symmetric_basis_spans_exactly_the_symmetric_offsets():
