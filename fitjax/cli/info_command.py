@@ -17,7 +17,9 @@ def run_info() -> int:
     """Print devices, versions, models and the detector; always succeeds."""
     console = Console()
     console.print("versions:", ", ".join(f"{k} {v}" for k, v in package_versions().items()), highlight=False)
-    console.print("devices: ", ", ".join(f"{d.platform}:{d.id} ({d.device_kind})" for d in jax.devices()), highlight=False)
+    console.print(
+        "devices: ", ", ".join(f"{d.platform}:{d.id} ({d.device_kind})" for d in jax.devices()), highlight=False
+    )
     try:
         with default_detector() as detector:
             console.print("detector:", detector.name, highlight=False)

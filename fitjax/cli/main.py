@@ -132,7 +132,9 @@ def main(arguments: list[str] | None = None) -> int:
         # A mistake of ours, not of the input. One line all the same; the traceback is there for whoever looks into it.
         if os.environ.get("FITJAX_DEBUG"):
             raise
-        _say(f"internal error: {type(error).__name__}: {error}; set FITJAX_DEBUG=1 for the traceback and report it please")
+        _say(
+            f"internal error: {type(error).__name__}: {error}; set FITJAX_DEBUG=1 for the traceback and report it please"
+        )
         return UNUSABLE
 
 
