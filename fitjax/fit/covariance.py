@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from fitjax.losses.core import Loss, loss_rows, weighted_residuals
-from fitjax.model.params import Params, retract, zero_tangent
+from fitjax.losses.core import Loss, weighted_residuals
+from fitjax.model.params import Params, Tangent, retract, zero_tangent
 from fitjax.model.protocol import Model
 from fitjax.observation.observation import Observation
 from fitjax.prediction import freeze, predict
@@ -62,31 +62,26 @@ def covariance(
             for the degrees of freedom that the fit used and for the residual that the prior's bias leaves.
     """
     zero = zero_tangent(params, free)
-    problem = Problem(model, observation, losses).refreeze(params)
-    rows, jacobian_t, _, diagonal, _ = (np.asarray(x, np.float64) for x in _system(problem, params, zero))
-    row_weight = np.asarray(_row_weights(problem, params), np.float64)
+    problem = Problem(model, observation, losses, _freeze(model, params))
+    system = jax.device_get(_system(problem, params, zero))
+    rows, jacobian_t, diagonal, row_weight, code_variance = (np.asarray(x, np.float64) for x in system[:5])
     n = len(diagonal)
-    active = np.zeros(n, bool)
-    box = bounds(problem, params, zero)
-    if box is not None:
-        low, high = (np.asarray(ravel_pytree(b)[0]) for b in box)
-        active = (low >= 0) | (high <= 0)
-    keep = ~active
+    keep = ~system[5]
     jacobian = jacobian_t[keep].T
     prior = diagonal[keep]
     hessian = jacobian.T @ jacobian + np.diag(prior)
     # A tiny ridge: without a prior some directions may be unobserved.
     inverse = np.linalg.inv(hessian + 1e-12 * np.trace(hessian) / len(hessian) * np.eye(len(hessian)))
     size = float(observation.face_size)
+    # Λ² Var(a): the diagonal over whitened codes is λ, in the code's own units λ / s², and the variance there is s².
+    code_variance = code_variance[keep]
     if noise_pixels is None:
-        variance = _estimate_variance(rows, jacobian, prior, inverse, row_weight)
+        variance = _estimate_variance(rows, jacobian, prior, code_variance, inverse, row_weight)
     else:
         variance = (noise_pixels / size) ** 2
     # Rows are sqrt(w) r: noise in a row has variance σ² w, so Jᵀ W² J comes from rows scaled once more.
     scaled = jacobian * np.sqrt(row_weight)[:, None]
-    # Λ² a² with a from the prior: the diagonal over whitened codes is λ, and in the code's own units λ / s², with a variance of s².
-    whitened_variance = _code_variance(problem, params, zero)[keep]
-    middle = variance * scaled.T @ scaled + np.diag(prior**2 * whitened_variance)
+    middle = variance * scaled.T @ scaled + np.diag(prior**2 * code_variance)
     full = np.zeros((n, n))
     full[np.ix_(keep, keep)] = inverse @ middle @ inverse
     flat_zero, unravel = ravel_pytree(zero)
@@ -100,21 +95,30 @@ def covariance(
             moved = jax.jvp(vertices, (flat_zero,), (direction.astype(flat_zero.dtype),))[1]
             return total + jnp.sum(moved**2, -1), None
 
-        start = jnp.zeros(model.decode(params).vertices.shape[0], flat_zero.dtype)
+        start = jnp.zeros(vertices(flat_zero).shape[0], flat_zero.dtype)
         return jnp.sqrt(jax.lax.scan(one, start, directions)[0])
 
-    return Covariance(full, deviation, float(np.sqrt(variance) * size), vertex_deviation)
+    return Covariance(full, deviation, float(np.sqrt(variance) * size), jax.jit(vertex_deviation))
+
+
+_freeze = jax.jit(freeze)
 
 
 @jax.jit
-def _system(problem: Problem, params: Params, zero: Any) -> Any:
-    return gauss_newton(problem, params, zero)
+def _system(problem: Problem, params: Params, zero: Tangent) -> tuple[jax.Array, ...]:
+    """Rows, transposed Jacobian, diagonal of the priors, weight of each row, prior variance of each code, active bounds."""
+    rows, jacobian_t, _, diagonal, _ = gauss_newton(problem, params, zero)
+    box = bounds(problem, params, zero)
+    active = jnp.zeros(diagonal.shape, bool)
+    if box is not None:
+        low, high = (ravel_pytree(b)[0] for b in box)
+        active = (low >= 0) | (high <= 0)
+    return rows, jacobian_t, diagonal, _row_weights(problem, params), _code_variance(problem, params, zero), active
 
 
-@jax.jit
 def _row_weights(problem: Problem, params: Params) -> jax.Array:
     """The weight of each row: rows = sqrt(weight) · residual."""
-    prediction = predict(problem.model, params, problem.observation, freeze(problem.model, params))
+    prediction = predict(problem.model, params, problem.observation, problem.frozen)
     parts = []
     for loss in problem.losses.values():
         if loss.kind == "prior":
@@ -124,11 +128,10 @@ def _row_weights(problem: Problem, params: Params) -> jax.Array:
         if loss.kernel is not None:
             weight = weight * loss.kernel.slope(jnp.sum(values**2, -1))
         parts.append(jnp.repeat(weight, values.shape[1]))
-        assert loss_rows(loss, prediction, problem.observation).shape == parts[-1].shape
     return jnp.concatenate(parts)
 
 
-def _code_variance(problem: Problem, params: Params, zero: Any) -> np.ndarray:
+def _code_variance(problem: Problem, params: Params, zero: Tangent) -> jax.Array:
     """(n,) prior variance of each coordinate in its own units: 1 / slope² of the whitening; zero where there is no prior."""
     ones = {g: jax.tree.map(jnp.ones_like, part) for g, part in zero.items()}
     _, slope = jax.jvp(lambda d: dict(problem.model.prior(retract(params, d))), (zero,), (ones,))
@@ -136,23 +139,22 @@ def _code_variance(problem: Problem, params: Params, zero: Any) -> np.ndarray:
     for group in slope:
         if group in result:
             result[group] = jax.tree.map(lambda s: 1 / jnp.maximum(s**2, 1e-20), slope[group])
-    return np.asarray(ravel_pytree(result)[0], np.float64)
+    return ravel_pytree(result)[0]
 
 
 def _estimate_variance(
-    rows: np.ndarray, jacobian: np.ndarray, prior: np.ndarray, inverse: np.ndarray, row_weight: np.ndarray
+    rows: np.ndarray,
+    jacobian: np.ndarray,
+    prior: np.ndarray,
+    code_variance: np.ndarray,
+    inverse: np.ndarray,
+    row_weight: np.ndarray,
 ) -> float:
-    """σ² in face sizes squared, from Σ rows² = σ² tr((I-H) W (I-H)ᵀ) + what the prior leaves."""
-    hat = jacobian @ inverse @ jacobian.T
-    rest = np.eye(len(rows)) - hat
-    noise_part = np.einsum("ij,j,ij->", rest, row_weight, rest)
-    # rest @ J a = J A⁻¹ Λ a; with Var(a) Λ = 1 per whitened code scaled by λ, its expected square is tr(J A⁻¹ Λ A⁻¹ Jᵀ) · λ.
+    """σ² in face sizes squared from E |rows|² = σ² tr((I-H) W (I-H)ᵀ) + the square of what the prior's bias leaves, J A⁻¹ Λ a."""
     left = jacobian @ inverse
-    bias = np.einsum("ij,j,ij->", left, prior**2 * np.where(prior > 0, 1.0, 0.0), left)
-    positive = prior[prior > 0]
-    scale = 1.0 / np.median(positive) if positive.size else 0.0
-    bias = bias * 0 + np.einsum("ij,j,ij->", left, prior, left) / scale if scale else 0.0
+    rest = np.eye(len(rows)) - left @ jacobian.T
+    noise_part = max(float(((rest**2) @ row_weight).sum()), 1e-30)
+    bias = float(((left**2) @ (prior**2 * code_variance)).sum())
     total = float(rows @ rows)
-    estimate = (total - bias) / max(noise_part, 1e-30)
     # Where the prior explains all that is left, a tenth of the naive figure keeps the answer positive.
-    return max(estimate, 0.1 * total / max(noise_part, 1e-30), 1e-16)
+    return max((total - bias) / noise_part, 0.1 * total / noise_part, 1e-16)

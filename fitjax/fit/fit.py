@@ -187,6 +187,10 @@ def _check(
         check_params(start, expected)
 
 
+_start = jax.jit(initial_params)
+_finish = jax.jit(finish)
+
+
 @jax.jit
 def _begin(model: Model, observation: Observation, stage: Stage, losses: dict[str, Loss], params: Params) -> Any:
     zero, mask = stage_setup(stage, params)
@@ -208,8 +212,8 @@ def _run_with_callback(
     start: Params | None,
     callback: Callback,
 ) -> Any:
-    params = initial_params(model, observation, start, stages)
-    reports = []
+    params = _start(model, observation, start, stages)
+    reports: list[StageReport] = []
     stopped = False
     for stage in stages:
         used = select_losses(stage, losses)
@@ -234,4 +238,4 @@ def _run_with_callback(
         names = stages[len(reports)].losses or losses
         empty = jnp.full((1, len(names)), jnp.nan)
         reports.append(StageReport(jnp.asarray(int(Status.STOPPED)), jnp.asarray(0), empty))
-    return finish(model, observation, params, reports)
+    return _finish(model, observation, params, reports)
