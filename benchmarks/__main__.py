@@ -32,10 +32,18 @@ def chosen(names: list[str] | None) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; the exit code is 0 unless nothing could be run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed and accuracy of fitjax, next to peers.")
-    parser.add_argument("--quick", action="store_true", help="few faces and repeats: shows that it works, not what it is worth")
-    parser.add_argument("--only", nargs="+", choices=[*BENCHMARKS, *GROUPS], metavar="NAME", help=", ".join([*BENCHMARKS, *GROUPS]))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for benchmarks.md and .json")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Speed and accuracy of fitjax, next to peers."
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few faces and repeats: shows that it works, not what it is worth"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=[*BENCHMARKS, *GROUPS], metavar="NAME", help=", ".join([*BENCHMARKS, *GROUPS])
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results", help="folder for benchmarks.md and .json"
+    )
     options = parser.parse_args(arguments)
     reports, missing = [], []
     for name in chosen(options.only):

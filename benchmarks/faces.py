@@ -16,7 +16,7 @@ from fitjax.model.linear import LinearModel
 def faces68(model: LinearModel, count: int) -> tuple[np.ndarray, str]:
     """(count, 68, 2) pixels of 450 × 450 images in the order of 3-D annotations, and where they come from."""
     try:
-        points = shared_data.annotations().original[1::2]
+        points = shared_data.aflw_annotations().original[1::2]
     except Unavailable:
         return synthetic68(model, count), "synthetic faces (the annotated ones are absent)"
     return points[np.arange(count) % len(points)], "annotated AFLW2000-3D faces, original labels"
@@ -33,7 +33,10 @@ def synthetic68(model: LinearModel, count: int, seed: int = 0) -> np.ndarray:
         params["identity"] = jnp.asarray(rng.normal(size=model.n_identity), jnp.float32)
         params["expression"] = jnp.asarray(rng.uniform(0, 0.4, model.n_expression), jnp.float32)
         angles = jnp.asarray(np.radians(rng.uniform((-20, -45, -20), (20, 45, 20))), jnp.float32)
-        params["pose"] = {"rotation": rotation_from_aflw2000(angles), "translation": jnp.asarray([0, 0, 0.6], jnp.float32)}
+        params["pose"] = {
+            "rotation": rotation_from_aflw2000(angles),
+            "translation": jnp.asarray([0, 0, 0.6], jnp.float32),
+        }
         pixels = np.asarray(predict_final(model, params, blank).pixels["aflw68_original"])
         faces.append(pixels + rng.normal(size=pixels.shape))
     return np.stack(faces)

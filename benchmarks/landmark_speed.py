@@ -7,6 +7,7 @@ fitjax, so that other work on the machine hits all alike; medians and their rati
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -36,7 +37,12 @@ def objective(solution: fj.Solution) -> float:
 
 
 def _one_face(
-    report: Report, model: LinearModel, points: np.ndarray, peer: peer_optimistix.Peer | None, eos: Eos | None, rounds: int
+    report: Report,
+    model: LinearModel,
+    points: np.ndarray,
+    peer: peer_optimistix.Peer | None,
+    eos: Eos | None,
+    rounds: int,
 ) -> dict[str, float]:
     """One face at a time; returns the median seconds per contender."""
     free = peer_optimistix.unbounded(model)
@@ -88,8 +94,23 @@ def _one_face(
     return median
 
 
+def _fit_batch(model: LinearModel, stack: fj.Observation, _: int) -> None:
+    fj.fit_batch(stack, model=model)
+
+
+def _peer_batch(
+    peer: peer_optimistix.Peer, model: LinearModel, stack: fj.Observation, losses: dict[str, fj.Loss], _: int
+) -> None:
+    jax.block_until_ready(peer.batch(model, stack, losses))
+
+
 def _batches(
-    report: Report, model: LinearModel, points: np.ndarray, peer: peer_optimistix.Peer | None, sizes: list[int], rounds: int
+    report: Report,
+    model: LinearModel,
+    points: np.ndarray,
+    peer: peer_optimistix.Peer | None,
+    sizes: list[int],
+    rounds: int,
 ) -> tuple[dict[int, float], dict[int, float]]:
     """Batches; returns median seconds per face by batch size: fitjax with its bounds, and the peer."""
     free = peer_optimistix.unbounded(model)
@@ -97,20 +118,30 @@ def _batches(
     losses = fj.default_losses(stacks[sizes[0]])
     contenders: dict[str, Callable[[int], Any]] = {}
     for b, stack in stacks.items():
-        contenders[f"{OWN} {b}"] = lambda k, s=stack: fj.fit_batch(s, model=model)
-        contenders[f"{OWN_UNBOUNDED} {b}"] = lambda k, s=stack: fj.fit_batch(s, model=free)
+        contenders[f"{OWN} {b}"] = partial(_fit_batch, model, stack)
+        contenders[f"{OWN_UNBOUNDED} {b}"] = partial(_fit_batch, free, stack)
         if peer is not None:
-            contenders[f"{OPTIMISTIX} {b}"] = lambda k, s=stack: jax.block_until_ready(peer.batch(free, s, losses))
+            contenders[f"{OPTIMISTIX} {b}"] = partial(_peer_batch, peer, free, stack, losses)
     seconds = take_turns(contenders, rounds)
     per_face = {name: float(np.median(v)) / int(name.split()[-1]) for name, v in seconds.items()}
     rows: list[list[Any]] = []
     for b in sizes:
         own, same = per_face[f"{OWN} {b}"], per_face[f"{OWN_UNBOUNDED} {b}"]
         other = per_face.get(f"{OPTIMISTIX} {b}")
-        rows.append([b, 1 / own, 1 / same, None if other is None else 1 / other, None if other is None else other / same])
-    columns = ["batch", f"{OWN}, faces/s", f"{OWN_UNBOUNDED}, faces/s", f"{OPTIMISTIX}, faces/s", "ratio, no bounds on either side"]
+        rows.append(
+            [b, 1 / own, 1 / same, None if other is None else 1 / other, None if other is None else other / same]
+        )
+    columns = [
+        "batch",
+        f"{OWN}, faces/s",
+        f"{OWN_UNBOUNDED}, faces/s",
+        f"{OPTIMISTIX}, faces/s",
+        "ratio, no bounds on either side",
+    ]
     report.tables.append(Table("Batches of 68-point faces, through `fj.fit_batch` and `jax.vmap`", columns, rows))
-    return {b: per_face[f"{OWN} {b}"] for b in sizes}, {b: per_face[f"{OPTIMISTIX} {b}"] for b in sizes if peer is not None}
+    return {b: per_face[f"{OWN} {b}"] for b in sizes}, {
+        b: per_face[f"{OPTIMISTIX} {b}"] for b in sizes if peer is not None
+    }
 
 
 def _eos_error(eos: Eos, model: LinearModel, points: np.ndarray) -> list[list[Any]]:
@@ -157,7 +188,9 @@ def run(quick: bool = False) -> Report:
     one = _one_face(report, model, points, peer, eos, 8 if quick else 96)
     batch, peer_batch = _batches(report, model, points, peer, sizes, 2 if quick else 9)
     if eos is not None:
-        report.tables.append(Table("Mean NME % at the points that eos fixes", ["", "NME %"], _eos_error(eos, model, points[:32])))
+        report.tables.append(
+            Table("Mean NME % at the points that eos fixes", ["", "NME %"], _eos_error(eos, model, points[:32]))
+        )
     best = min(batch.values())
     # The peer at its best: one by one or any batch size.
     fastest_peer = min([*peer_batch.values(), one[OPTIMISTIX]]) if peer is not None else None
@@ -166,11 +199,33 @@ def run(quick: bool = False) -> Report:
         Target("one face, 478 points", 10, 1e3 * one[DENSE_OWN] if DENSE_OWN in one else None, "ms"),
         Target("one face, 68 points", 2.5, 1e3 * one[OWN], "ms"),
         Target("batch, 68 points, best size", 600, 1 / best, "faces/s", at_least=True),
-        Target("per face in a batch against optimistix, Cholesky, at its best", 10, fastest_peer and fastest_peer / best, "×", at_least=True),
-        Target("the same against its default linear solver, one by one", 10, fastest_qr and fastest_qr / best, "×", at_least=True),
-        Target("per face in a batch against eos with contours", 8, one[EOS] / best if EOS in one else None, "×", at_least=True),
+        Target(
+            "per face in a batch against optimistix, Cholesky, at its best",
+            10,
+            fastest_peer and fastest_peer / best,
+            "×",
+            at_least=True,
+        ),
+        Target(
+            "the same against its default linear solver, one by one",
+            10,
+            fastest_qr and fastest_qr / best,
+            "×",
+            at_least=True,
+        ),
+        Target(
+            "per face in a batch against eos with contours",
+            8,
+            one[EOS] / best if EOS in one else None,
+            "×",
+            at_least=True,
+        ),
     ]
     report.facts.update(
-        seconds_one_face=one, seconds_per_face_in_batch=batch, seconds_per_face_optimistix=peer_batch, faces=faces, source=source
+        seconds_one_face=one,
+        seconds_per_face_in_batch=batch,
+        seconds_per_face_optimistix=peer_batch,
+        faces=faces,
+        source=source,
     )
     return report

@@ -75,20 +75,24 @@ def build(tolerance: float, linear_solver: str = "cholesky") -> Peer:
     except ImportError as error:
         raise Unavailable(f"optimistix: {error}; pip install 'fitjax[bench]'") from None
     linear: Any = lx.Normal(lx.Cholesky()) if linear_solver == "cholesky" else lx.AutoLinearSolver(well_posed=None)
-    solver = optx.LevenbergMarquardt(rtol=tolerance, atol=tolerance, linear_solver=linear)
+    solver: Any = optx.LevenbergMarquardt(rtol=tolerance, atol=tolerance, linear_solver=linear)
 
     def solve(model: LinearModel, observation: fj.Observation, losses: dict[str, fj.Loss]) -> tuple[Any, Any]:
         start = initial_params(model, observation, None, fj.default_stages(observation))
         args = (Problem(model, observation, losses).refreeze(start), start)
         flat, _ = ravel_pytree(zero_tangent(start, FREE))
-        solution = optx.least_squares(residuals, solver, flat, args, max_steps=MAX_STEPS, throw=False)
+        solution: Any = optx.least_squares(residuals, solver, flat, args, max_steps=MAX_STEPS, throw=False)
         return 0.5 * jnp.sum(residuals(solution.value, args) ** 2), solution.stats["num_steps"]
 
     return Peer(jax.jit(solve), jax.jit(jax.vmap(solve, in_axes=(None, 0, None))), tolerance, linear_solver)
 
 
 def tuned(
-    model: LinearModel, observations: fj.Observation, losses: dict[str, fj.Loss], objective: np.ndarray, excess: float = 1e-4
+    model: LinearModel,
+    observations: fj.Observation,
+    losses: dict[str, fj.Loss],
+    objective: np.ndarray,
+    excess: float = 1e-4,
 ) -> Peer:
     """The peer with the loosest tolerance whose mean objective is within ``excess`` (relative) of ``objective`` (N,)."""
     for tolerance in TOLERANCES:

@@ -138,7 +138,7 @@ def write(folder: Path, reports: list[Report], around: dict[str, Any], command: 
     folder.mkdir(parents=True, exist_ok=True)
     text = to_markdown(reports, around, command)
     (folder / "benchmarks.md").write_text(text, encoding="utf-8")
-    content = {"command": command, "environment": around, "reports": [asdict(r) for r in reports]}
+    content: dict[str, Any] = {"command": command, "environment": around, "reports": [asdict(r) for r in reports]}
     for report, data in zip(reports, content["reports"]):
         for target, item in zip(report.targets, data["targets"]):
             item["met"] = target.met

@@ -57,7 +57,7 @@ IMAGE_SIZE = (450, 450)
 
 
 @cache
-def annotations() -> Annotations:
+def aflw_annotations() -> Annotations:
     """All annotated faces.
 
     Raises:
