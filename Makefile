@@ -53,11 +53,11 @@ $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
 # The detector's OpenCV wants libGL.so.1, which slim systems lack; the headless build of the same version does without.
 define install
 echo "installing fitjax[$(1)] into $(VENV) (a few minutes on the first run)"; \
-$(BIN)/python -m pip install --quiet --editable ".[$(1)]" && \
+$(BIN)/python -m pip install -qq --editable ".[$(1)]" && \
 { $(BIN)/python -c "import cv2" 2>/dev/null || { \
   echo "OpenCV cannot load its display libraries here; installing the headless build in its place"; \
-  $(BIN)/python -m pip uninstall --quiet --yes opencv-contrib-python && \
-  $(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-contrib-python-headless && \
+  $(BIN)/python -m pip uninstall -qq --yes opencv-contrib-python && \
+  $(BIN)/python -m pip install -qq --force-reinstall --no-deps opencv-contrib-python-headless && \
   $(BIN)/python -c "import cv2"; }; }
 endef
 
