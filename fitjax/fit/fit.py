@@ -192,10 +192,14 @@ _finish = jax.jit(finish)
 
 
 @jax.jit
-def _begin(model: Model, observation: Observation, stage: Stage, losses: dict[str, Loss], params: Params) -> Any:
+def _begin(
+    model: Model, observation: Observation, stage: Stage, losses: dict[str, Loss], params: Params, state: Any
+) -> Any:
     zero, mask = stage_setup(stage, params)
     problem = Problem(model, observation, losses).refreeze(params)
-    return problem, stage.solver.init(problem, params, mask, zero)
+    if state is None:
+        return problem, stage.solver.init(problem, params, mask, zero)
+    return problem, stage.solver.resume(problem, state, mask, zero)
 
 
 @jax.jit
@@ -218,8 +222,9 @@ def _run_with_callback(
     for stage in stages:
         used = select_losses(stage, losses)
         histories, total, status = [], 0, int(Status.RUNNING)
+        state = None
         for _ in range(stage.outer_steps):
-            problem, state = _begin(model, observation, stage, used, params)
+            problem, state = _begin(model, observation, stage, used, params, state)
             while int(state.status) == Status.RUNNING and not stopped:
                 state = _advance(stage, problem, state)
                 row = np.asarray(state.history[int(state.steps)])

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from fitjax.model.params import Params, Tangent, polish, retract
-from fitjax.pytree import pytree, static
+from fitjax.pytree import pytree, replace, static
 from fitjax.solve.objective import Problem, clip_to_bounds, costs
 from fitjax.solve.status import Status
 
@@ -42,6 +42,11 @@ class FirstOrder:
         history = jnp.full((self.max_steps + 1, len(problem.losses)), jnp.nan, cost.dtype).at[0].set(parts)
         inner = self.transform.init(zero)
         return FirstOrderState(params, params, cost, cost, inner, jnp.zeros((), jnp.int32), status, history)
+
+    def resume(self, problem: Problem, state: FirstOrderState, mask: Tangent, zero: Tangent) -> FirstOrderState:
+        """The transform keeps its moments; the best so far is measured anew, because the objective changed."""
+        fresh = self.init(problem, state.params, mask, zero)
+        return replace(fresh, inner=state.inner)
 
     def step(self, problem: Problem, mask: Tangent, zero: Tangent, state: FirstOrderState) -> FirstOrderState:
         def objective(tangent: Tangent) -> Array:

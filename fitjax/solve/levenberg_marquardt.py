@@ -52,6 +52,9 @@ class LevenbergMarquardt:
         start = jnp.asarray(self.initial_damping, dtype)
         return LMState(params, here, start, jnp.zeros((), jnp.int32), status.astype(jnp.int32), history)
 
+    def resume(self, problem: Problem, state: LMState, mask: Tangent, zero: Tangent) -> LMState:
+        return self.init(problem, state.params, mask, zero)
+
     def step(self, problem: Problem, mask: Tangent, zero: Tangent, state: LMState) -> LMState:
         here = state.here
         delta, predicted = _solve_step(self, problem, mask, zero, state)

@@ -28,6 +28,10 @@ class Solver(Protocol):
 
     def step(self, problem: Problem, mask: Tangent, zero: Tangent, state: Any) -> Any: ...
 
+    def resume(self, problem: Problem, state: Any, mask: Tangent, zero: Tangent) -> Any:
+        """Go on from an earlier state after the frozen choices changed, and with them the objective."""
+        ...
+
 
 @pytree
 class Stage:
@@ -87,20 +91,26 @@ def stage_setup(stage: Stage, params: Params) -> tuple[Tangent, Tangent]:
 def run_stage(stage: Stage, problem: Problem, params: Params) -> tuple[Params, StageReport]:
     """Run one stage inside a compiled function."""
     zero, mask = stage_setup(stage, params)
-    problem = replace(problem, losses=select_losses(stage, problem.losses))
-    histories = []
-    total = jnp.zeros((), jnp.int32)
-    status = jnp.asarray(Status.RUNNING, jnp.int32)
-    for _ in range(stage.outer_steps):
-        problem = problem.refreeze(params)
-        state = stage.solver.init(problem, params, mask, zero)
-        state = jax.lax.while_loop(
-            lambda s: s.status == Status.RUNNING, lambda s, p=problem: stage.solver.step(p, mask, zero, s), state
-        )
-        params, status = state.params, state.status
-        total = total + state.steps
-        histories.append(state.history)
-    return params, StageReport(status, total, jnp.concatenate(histories))
+    solver = stage.solver
+    problem = replace(problem, losses=select_losses(stage, problem.losses)).refreeze(params)
+    running = jnp.asarray(Status.RUNNING, jnp.int32)
+
+    def solve(problem: Problem, state: Any) -> Any:
+        return jax.lax.while_loop(lambda s: s.status == running, lambda s: solver.step(problem, mask, zero, s), state)
+
+    state = solve(problem, solver.init(problem, params, mask, zero))
+    if stage.outer_steps == 1:
+        return state.params, StageReport(state.status, state.steps, state.history)
+
+    def outer(state: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
+        again = problem.refreeze(state.params)
+        state = solve(again, solver.resume(again, state, mask, zero))
+        return state, (state.steps, state.history)
+
+    # A scan, so that the solver is compiled once for the first outer step and once for all others.
+    last, (steps, histories) = jax.lax.scan(outer, state, None, length=stage.outer_steps - 1)
+    history = jnp.concatenate([state.history[None], histories]).reshape(-1, state.history.shape[-1])
+    return last.params, StageReport(last.status, state.steps + steps.sum(), history)
 
 
 def run_stages(stages: Sequence[Stage], problem: Problem, params: Params) -> tuple[Params, list[StageReport]]:
