@@ -16,24 +16,26 @@ from fitjax.model.load import find_models, user_models_folder
 def run_info() -> int:
     """Print devices, versions, models and the detector; always succeeds."""
     console = Console()
-    console.print("versions:", ", ".join(f"{k} {v}" for k, v in package_versions().items()), highlight=False)
-    console.print(
-        "devices: ", ", ".join(f"{d.platform}:{d.id} ({d.device_kind})" for d in jax.devices()), highlight=False
-    )
+    print("versions:", ", ".join(f"{k} {v}" for k, v in package_versions().items()))
+    print("devices: ", ", ".join(f"{d.platform}:{d.id} ({d.device_kind})" for d in jax.devices()))
     try:
         with default_detector() as detector:
-            console.print("detector:", detector.name, highlight=False)
+            print("detector:", detector.name)
     except FitjaxError as error:
-        console.print("detector: none.", str(error), highlight=False)
-    table = Table("model", "vertices", "identity", "expression", "licence", "sha256", "file")
+        print("detector: none.", error)
+    table = Table("model", "vertices", "identity", "expression", "licence", "sha256")
+    places = []
     for name, path in find_models().items():
         try:
             basis = read_basis(path)
         except FitjaxError as error:
-            table.add_row(name, "", "", "", "", "", f"damaged: {error}")
+            places.append(f"{name}: not usable: {error}")
             continue
         counts = (str(len(basis.mean)), str(len(basis.identity)), str(len(basis.expression)))
-        table.add_row(name, *counts, basis.licence, basis.sha256[:12], str(path))
+        table.add_row(name, *counts, basis.licence, basis.sha256[:12])
+        places.append(f"{name}: {path}")
     console.print(table)
-    console.print("your own models are looked for in", str(user_models_folder()), highlight=False)
+    # Not through rich, which would break a long path into lines.
+    print("\n".join(places))
+    print(f"your own models (name.safetensors) are looked for in {user_models_folder()}")
     return 0

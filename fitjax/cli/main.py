@@ -25,7 +25,7 @@ OK, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 class Fit:
     """Fit a 3-D face model to photos; writes one folder per face."""
 
-    inputs: Annotated[list[Path], tyro.conf.Positional]
+    inputs: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO_OR_FOLDER...")]
     """Photos, or folders of photos."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = field(default_factory=lambda: Path("out"))
     """Folder for the results: OUT/<stem>/ per face."""
@@ -105,7 +105,7 @@ def _say(text: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code and never raises for bad input."""
+    """Run the command line; returns the exit code and does not raise for bad input."""
     began = time.perf_counter()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments in (["--version"], ["-V"]):
@@ -128,6 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted; the folders that are there are complete")
         return INTERRUPTED
+    except BrokenPipeError:
+        raise
     except Exception as error:
         # A mistake of ours, not of the input. One line all the same; the traceback is there for whoever looks into it.
         if os.environ.get("FITJAX_DEBUG"):
@@ -139,7 +141,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def entry() -> None:
-    sys.exit(main())
+    """The installed command."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `fitjax info | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = UNUSABLE
+    sys.exit(code)
 
 
 if __name__ == "__main__":
