@@ -20,7 +20,7 @@ from basis.geometry import triangle_areas
 from basis.head_mesh import HeadMesh, crop_head
 from basis.landmarks import contour68, ibug68, mediapipe478
 from basis.modes import front_of_face, identity_model
-from basis.sample_faces import FacePrior
+from basis.sample_faces import FacePrior, average_person
 from basis.surface import Samples, Surface
 from basis.texture import lay_out
 
@@ -56,7 +56,7 @@ def landmark_sets(
 def build(canonical: Path | None, ict: Path | None, prior: FacePrior, output: Path) -> None:
     """Build everything and write the file."""
     assets = load_assets()
-    mesh = crop_head(assets)
+    mesh = crop_head(assets, average_person(assets, prior, RANDOM_FACES))
     surface = Surface.of(mesh)
     base = mesh.carry(assets.vertices)
     front = front_of_face(base, mesh)

@@ -9,7 +9,6 @@ from basis.geometry import graph_laplacian
 from basis.head_mesh import SKIN, HeadMesh
 from basis.surface import Surface
 
-
 _FLIP = np.array([-1.0, 1.0, 1.0])
 # The openings' rims lie behind the lids: the margins meet while the rims are still this far apart (a little less, so that most
 # identities close as well).

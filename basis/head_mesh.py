@@ -18,7 +18,7 @@ from basis.geometry import closest_point, graph_laplacian, surface_points
 SKIN, EYEBALL, MOUTH_CAVITY, EYE_CAVITY, TEETH_TONGUE = range(5)
 NECK_LOOPS = 5
 # The neck is cut where y + 0.25 z reaches this height (decimetres): perpendicular to the neck, level as on a bust.
-NECK_HEIGHT, NECK_TILT = 5.82, 0.25
+NECK_HEIGHT, NECK_TILT = 5.95, 0.25
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,11 @@ class HeadMesh:
         return (self.weights @ field) / 10.0
 
 
-def crop_head(assets: Assets) -> HeadMesh:
-    """Crop head, cavities, eyeballs, tongue, teeth and neck, and triangulate symmetrically."""
+def crop_head(assets: Assets, shape: np.ndarray) -> HeadMesh:
+    """Crop head, cavities, eyeballs, tongue, teeth and neck, and triangulate symmetrically.
+
+    `shape` (N, 3) is the average person, on which the neck is cut level.
+    """
     groups, quads = assets.groups, assets.quads
     island = _texture_islands(assets)
     body = groups == "body"
@@ -74,7 +77,7 @@ def crop_head(assets: Assets) -> HeadMesh:
     position[old] = np.arange(len(old))
     one = (np.ones(len(fixed)), (np.arange(len(fixed)), fixed))
     weights = sp.vstack(
-        [sp.csr_matrix(one, (len(fixed), len(assets.vertices))), _slide_neck(assets, ring_quads, loop, moving)]
+        [sp.csr_matrix(one, (len(fixed), len(assets.vertices))), _slide_neck(assets, shape, ring_quads, loop, moving)]
     ).tocsr()
     base = weights @ assets.vertices
 
@@ -150,12 +153,16 @@ def _neck_rings(quads: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.concatenate(rings), loop
 
 
-def _slide_neck(assets: Assets, ring_quads: np.ndarray, loop: np.ndarray, moving: np.ndarray) -> sp.csr_matrix:
+def _slide_neck(
+    assets: Assets, shape: np.ndarray, ring_quads: np.ndarray, loop: np.ndarray, moving: np.ndarray
+) -> sp.csr_matrix:
     """Weights that slide the `moving` neck vertices over the body so that the last loop lies on the cutting plane.
 
     A Laplacian smoothing on the surface spaces the vertices evenly.
     """
-    vertices, quads = assets.vertices, assets.quads
+    quads = assets.quads
+    base_mirror = cKDTree(assets.vertices).query(assets.vertices * [-1, 1, 1])[1]
+    vertices = 0.5 * (shape + shape[base_mirror] * [-1, 1, 1])
     centre = vertices[quads].mean(1)
     near = (assets.groups == "body") & (np.abs(centre[:, 0]) < 1.4) & (centre[:, 1] > 5.0) & (centre[:, 1] < 7.0)
     body = np.concatenate([quads[near][:, [0, 1, 2]], quads[near][:, [0, 2, 3]]])
@@ -178,7 +185,6 @@ def _slide_neck(assets: Assets, ring_quads: np.ndarray, loop: np.ndarray, moving
     rows = np.repeat(np.arange(len(moving))[:, None], 3, 1)
     weights = sp.csr_matrix((barycentric.ravel(), (rows.ravel(), columns.ravel())), (len(moving), len(vertices)))
     # The nearest point is found anew on either side, so make the weights mirror each other exactly.
-    base_mirror = cKDTree(vertices).query(vertices * [-1, 1, 1])[1]
     swap = np.searchsorted(moving, base_mirror[moving])
     return 0.5 * (weights + weights[swap][:, base_mirror])
 

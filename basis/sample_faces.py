@@ -28,19 +28,19 @@ _HALVES = (0.0, 0.5, 1.0)
 class FacePrior:
     """Spreads of the random faces."""
 
-    detail_scale: float = 1.0
-    """Multiplies every detail sigma below; 0.5 is timid, 1 reaches caricature in the worst draws."""
+    detail_scale: float = 0.6
+    """Multiplies every detail sigma below; 0.4 is timid, 1 reaches caricature in the worst draws."""
     folder_sigma: dict[str, float] = field(
         default_factory=lambda: {
-            "head": 0.22, "nose": 0.36, "mouth": 0.34, "eyes": 0.30, "cheek": 0.36, "chin": 0.34, "forehead": 0.26,
+            "head": 0.18, "nose": 0.36, "mouth": 0.34, "eyes": 0.30, "cheek": 0.36, "chin": 0.34, "forehead": 0.22,
             "eyebrows": 0.36, "ears": 0.30, "neck": 0.22, "asym": 0.12,
         }
     )  # fmt: skip
     """Sigma of the weights of each folder of detail targets."""
     special_sigma: dict[str, float] = field(
         default_factory=lambda: {
-            "head/head-age": 0.15, "head/head-fat": 0.30, "head/head-back": 0.20, "head/head-scale": 0.22,
-            "forehead/forehead-scale-vert": 0.15, "forehead/forehead-nubian": 0.20, "ears/l-ear-shape": 0.2,
+            "head/head-age": 0.15, "head/head-fat": 0.30, "head/head-back": 0.14, "head/head-scale": 0.16,
+            "forehead/forehead-scale-vert": 0.12, "forehead/forehead-nubian": 0.20, "ears/l-ear-shape": 0.2,
             "ears/r-ear-shape": 0.2, "mouth/mouth-laugh": 0.25, "mouth/mouth-dimples": 0.2, "nose/nose-trans": 0.3,
             "mouth/mouth-trans": 0.3, "asym/asym-top": 0.05,
         }
@@ -58,6 +58,13 @@ def sample_faces(assets: Assets, prior: FacePrior, count: int, seed: int = 0) ->
     macro = _macro_weights(random, list(assets.macro), count)
     detail = _detail_weights(random, list(assets.detail), prior, count)
     return [*assets.macro, *assets.detail], np.concatenate([macro, detail], 1)
+
+
+def average_person(assets: Assets, prior: FacePrior, count: int, seed: int = 0) -> np.ndarray:
+    """The base mesh with the mean weights of the random faces, (N, 3) in decimetres."""
+    names, weights = sample_faces(assets, prior, count, seed)
+    targets = assets.macro | assets.detail
+    return assets.vertices + sum(w * targets[name] for name, w in zip(names, weights.mean(0)))
 
 
 def _blend(value: np.ndarray, knots: tuple[float, ...], names: tuple[str, ...]) -> dict[str, np.ndarray]:
