@@ -70,7 +70,7 @@ def test_intervals_cover(model):
 
 
 def test_vertex_deviation_is_that_of_samples_from_the_covariance(model):
-    truth, observation = scene(model, np.random.default_rng(3), "aflw68", noise=1.0)
+    _, observation = scene(model, np.random.default_rng(3), "aflw68", noise=1.0)
     losses = {"landmarks": fj.landmarks("aflw68"), "prior": fj.prior(0.015)}
     solution = fj.fit(observation, model=model, losses=losses)
     uncertainty = solution.covariance()
@@ -189,7 +189,7 @@ def test_weak_perspective_is_a_variant(model):
 def test_float64_in_float64_out(model):
     with jax.enable_x64(True):
         double = model.astype(np.float64)
-        truth, observation = scene(double, np.random.default_rng(10), "aflw68", dtype=np.float64)
+        _, observation = scene(double, np.random.default_rng(10), "aflw68", dtype=np.float64)
         losses = {"landmarks": fj.landmarks("aflw68"), "prior": fj.prior(1e-6)}
         stages = [fj.Stage({"pose": 1.0, "identity": 1.0, "expression": 1.0}, fj.LevenbergMarquardt(max_steps=60, tolerance=1e-9))]
         solution = fj.fit(observation, model=double, losses=losses, stages=stages)
@@ -200,7 +200,7 @@ def test_float64_in_float64_out(model):
 
 
 def test_residual_and_yaw_decide_reliability(model):
-    truth, observation = scene(model, np.random.default_rng(11), "aflw68")
+    _, observation = scene(model, np.random.default_rng(11), "aflw68")
     good = fj.fit(observation, model=model)
     assert good.reliable
     assert good.unreliable_because == ()

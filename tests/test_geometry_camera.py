@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import fitjax as fj
-from fitjax.pytree import replace
 from fitjax.geometry.camera import default_focal, project, scale_focal, to_crop
+from fitjax.pytree import replace
 
 
 def test_projection_is_K_times_point():
     camera = fj.make_camera(640, 480, focal=(500.0, 510.0), centre=(300.0, 200.0))
-    points = np.random.default_rng(0).normal(size=(20, 3)) + (0, 0, 4)
+    points = np.random.default_rng(0).normal(size=(20, 3)) + np.array([0, 0, 4])
     homogeneous = points @ np.asarray(camera.K).T
     expected = homogeneous[:, :2] / homogeneous[:, 2:]
     np.testing.assert_allclose(project(camera, jnp.asarray(points), jnp.asarray(4.0)), expected, rtol=1e-5)

@@ -116,6 +116,10 @@ def test_confidence_counts_as_often(toy):
     assert float(loss_cost(fj.landmarks("aflw68"), prediction, weighted)) == pytest.approx(expected, rel=1e-5)
 
 
+def cost_of_identity(model, params, observation, loss):
+    return lambda i: loss_cost(loss, predict(model, params | {"identity": i}, observation), observation)
+
+
 def test_nan_in_a_masked_point_reaches_neither_cost_nor_gradient(toy):
     truth, observation = scene(toy, np.random.default_rng(8), noise=1.0)
     seen = observation.landmarks["aflw68"]
@@ -125,7 +129,7 @@ def test_nan_in_a_masked_point_reaches_neither_cost_nor_gradient(toy):
     broken = replace(observation, landmarks={"aflw68": replace(seen, points=poisoned, valid=jnp.asarray(valid))})
     losses = {"a": fj.landmarks("aflw68"), "b": 1e4 * fj.landmark_distances("aflw68", np.array([[3, 5], [40, 41], [1, 2]]))}
     for loss in losses.values():
-        value, gradient = jax.value_and_grad(lambda i, loss=loss: loss_cost(loss, predict(toy, truth | {"identity": i}, broken), broken))(truth["identity"])
+        value, gradient = jax.value_and_grad(cost_of_identity(toy, truth, broken, loss))(truth["identity"])
         assert np.isfinite(value)
         assert value > 0
         assert np.isfinite(gradient).all()
@@ -135,7 +139,7 @@ def test_nothing_valid_is_exactly_zero(toy):
     truth, observation = scene(toy, np.random.default_rng(9))
     seen = observation.landmarks["aflw68"]
     empty = replace(observation, landmarks={"aflw68": replace(seen, valid=jnp.zeros(68, bool), points=seen.points * jnp.nan)})
-    value, gradient = jax.value_and_grad(lambda i: loss_cost(fj.landmarks("aflw68"), predict(toy, truth | {"identity": i}, empty), empty))(truth["identity"])
+    value, gradient = jax.value_and_grad(cost_of_identity(toy, truth, empty, fj.landmarks("aflw68")))(truth["identity"])
     assert float(value) == 0.0
     np.testing.assert_array_equal(gradient, np.zeros(len(gradient)))
 
@@ -180,7 +184,8 @@ def test_kernels(name):
 def test_weights_scale_and_compose():
     loss = 2 * fj.landmarks("aflw68") * 3
     assert float(loss.weight) == pytest.approx(6e4)
-    assert set(fj.default_losses(fj.make_observation({"aflw68": np.random.default_rng(0).normal(size=(68, 2))})) | {"brow": 0.1 * flat_brow()}) == {"landmarks", "prior", "brow"}
+    observation = fj.make_observation({"aflw68": np.random.default_rng(0).normal(size=(68, 2))})
+    assert set(fj.default_losses(observation) | {"brow": 0.1 * flat_brow()}) == {"landmarks", "prior", "brow"}
 
 
 def test_arguments_are_leaves_and_text_is_structure():
@@ -209,7 +214,7 @@ def test_errors(toy):
 
     with pytest.raises(fj.FitjaxError, match=r"'scalar'.*shape \(N,\)"):
         loss_cost(scalar(), prediction, observation)
-    with pytest.raises(fj.FitjaxError, match="'array'.*one number"):
+    with pytest.raises(fj.FitjaxError, match=r"'array'.*one number"):
         loss_cost(array(), prediction, observation)
     with pytest.raises(fj.FitjaxError, match="expected weights of shape"):
         loss_cost(wrong_weights(), prediction, observation)

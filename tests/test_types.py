@@ -123,7 +123,7 @@ def test_every_kind_of_model_is_fitted_alike(toy, kind):
     points = np.asarray(predict_final(model, truth, placeholder).pixels["aflw68"])
     observation = fj.make_observation({"aflw68": points}, placeholder.camera)
     losses = {"landmarks": fj.landmarks("aflw68"), "prior": fj.prior(1e-6)}
-    free = {group: 1.0 for group in truth}
+    free = dict.fromkeys(truth, 1.0)
     solver = fj.LevenbergMarquardt(max_steps=100)
     solution = fj.fit(observation, model=model, losses=losses, stages=[fj.Stage(free, solver)])
     assert np.abs(np.asarray(solution.prediction.pixels["aflw68"]) - points).max() < 0.1

@@ -8,7 +8,7 @@ divided by the depth of the head's origin instead of its own, so the same pose d
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +66,7 @@ def make_camera(
     focal: float | tuple[float, float] | None = None,
     centre: tuple[float, float] | None = None,
     kind: CameraKind = "perspective",
-    dtype: np.typing.DTypeLike = np.float32,
+    dtype: Any = np.float32,
 ) -> Camera:
     """Camera of a photo of ``width`` × ``height`` pixels.
 

@@ -1,7 +1,7 @@
 """Losses that compose.
 
-A loss is a pure function ``(prediction, observation, **arguments)``. With :func:`residual` it returns residuals, with :func:`value` a number. A fit takes
-a plain dict of named losses and minimises
+A loss is a pure function ``(prediction, observation, **arguments)``. With :func:`residual` it returns residuals, with :func:`value` a
+number. A fit takes a plain dict of named losses and minimises
 
     Σ_losses weight · ½ · mean(ρ(|r|²))   +   ½ · λ · Σ prior²
 

@@ -59,7 +59,8 @@ def _index(tensors: dict[str, np.ndarray], name: str, limit: int, columns: int |
     value = tensors[name]
     shape_ok = value.ndim == 1 if columns is None else value.ndim == 2 and value.shape[1] == columns
     if value.dtype.kind not in "iu" or not shape_ok:
-        raise BasisError(f"basis field {name!r}: expected integers of shape (n{'' if columns is None else f', {columns}'}), found {value.dtype} {value.shape}")
+        shape = "(n,)" if columns is None else f"(n, {columns})"
+        raise BasisError(f"basis field {name!r}: expected integers of shape {shape}, found {value.dtype} {value.shape}")
     if value.size and not (value.min() >= 0 and value.max() < limit):
         raise BasisError(f"basis field {name!r}: expected indices in [0, {limit}), found {value.min()} to {value.max()}")
     return value.astype(np.int32)

@@ -20,6 +20,7 @@ translations move in units of their own depth (so that the depth stays positive 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -90,13 +91,13 @@ def free_mask(tangent: Tangent, free: Mapping[str, Any]) -> Tangent:
     for group, part in tangent.items():
         value = free.get(group, 0.0)
         if isinstance(value, Mapping):
-            mask[group] = {k: jax.tree.map(lambda x, v=value.get(k, 0.0): fill(x, v), leaf) for k, leaf in part.items()}
+            mask[group] = {k: jax.tree.map(partial(fill, value=value.get(k, 0.0)), leaf) for k, leaf in part.items()}
         else:
-            mask[group] = jax.tree.map(lambda x, v=value: fill(x, v), part)
+            mask[group] = jax.tree.map(partial(fill, value=value), part)
     return mask
 
 
-def frontal_pose(dtype: np.typing.DTypeLike = np.float32, depth: float = 1.0) -> dict[str, jax.Array]:
+def frontal_pose(dtype: Any = np.float32, depth: float = 1.0) -> dict[str, jax.Array]:
     """A head that looks straight into the camera from ``depth`` metres."""
     rotation = jnp.diag(jnp.array([1.0, -1.0, -1.0], dtype))
     return {"rotation": rotation, "translation": jnp.array([0.0, 0.0, depth], dtype)}
@@ -115,6 +116,7 @@ def check_params(params: Params, like: Params) -> None:
         if group not in params:
             raise ParamsError(f"parameters: group {group!r} is missing; the model expects {', '.join(like)}")
         given_leaves, given_tree = jax.tree.flatten(params[group])
+        tree: Any
         leaves, tree = jax.tree.flatten(expected)
         if given_tree != tree:
             raise ParamsError(f"parameters: group {group!r} has structure {given_tree}, expected {tree}")

@@ -68,7 +68,6 @@ def loop_subdivision(triangles: np.ndarray, n_vertices: int) -> Subdivision:
     valence = np.bincount(edges.reshape(-1), minlength=n_vertices)
     n = np.maximum(valence, 1)
     beta = (5 / 8 - (3 / 8 + np.cos(2 * np.pi / n) / 4) ** 2) / n
-    a, b = edges.T
     both = np.concatenate([edges, edges[:, ::-1]])
     inside = ~on_boundary[both[:, 0]] & (valence[both[:, 0]] > 0)
     along = np.concatenate([~inner, ~inner]) & (n_boundary[both[:, 0]] == 2)

@@ -76,7 +76,7 @@ def make_observation(
     image_size: tuple[int, int] | None = None,
     confidence: Mapping[str, Any] | None = None,
     valid: Mapping[str, Any] | None = None,
-    dtype: np.typing.DTypeLike = np.float32,
+    dtype: Any = np.float32,
 ) -> Observation:
     """Observation from landmarks in pixels.
 
@@ -162,7 +162,7 @@ def stack_observations(observations: Sequence[Observation]) -> Observation:
     Raises:
         LandmarkError: the observations hold different sets or shapes.
     """
-    first = jax.tree.structure(observations[0])
+    first: Any = jax.tree.structure(observations[0])
     for i, other in enumerate(observations):
         if jax.tree.structure(other) != first:
             raise LandmarkError(

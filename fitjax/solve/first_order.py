@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -56,7 +57,8 @@ class FirstOrder:
         update, inner = self.transform.update(gradient, state.inner, zero)
         update = jax.tree.map(jnp.multiply, update, mask)
         if self.rates:
-            update = {g: jax.tree.map(lambda x, r=self.rates.get(g, 1.0): r * x, part) for g, part in update.items()}
+            factor = {g: self.rates.get(g, 1.0) for g in update}
+            update = {g: jax.tree.map(partial(jnp.multiply, factor[g]), part) for g, part in update.items()}
         current = clip_to_bounds(problem.model, polish(retract(state.current, update)))
         parts = _parts(problem, current)
         cost = jnp.sum(parts)

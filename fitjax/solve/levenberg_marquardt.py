@@ -15,7 +15,7 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Int
 
 from fitjax.model.params import Params, Tangent, polish, retract
-from fitjax.pytree import pytree, replace, static
+from fitjax.pytree import pytree, static
 from fitjax.solve.objective import Problem, bounds, clip_to_bounds, costs, prior_gradient_and_diagonal, rows
 from fitjax.solve.status import Status
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -126,11 +126,15 @@ def prior_gradient_and_diagonal(problem: Problem, params: Params, zero: Tangent)
         h = jax.tree.map(scaled, slope[group], slope[group])
         if problem.sharing is not None:
             # Per-photo contributions add up in the shared parameters: the transpose of the gather.
-            sharing, name = problem.sharing, group
-            _, transpose = jax.vjp(lambda part: sharing.gather({name: part})[name], zero[group])
-            (g,), (h,) = transpose(g), transpose(h)
+            transpose = _gather_transpose(problem.sharing, group, zero[group])
+            g, h = transpose(g), transpose(h)
         gradient[group], diagonal[group] = g, h
     return gradient, diagonal
+
+
+def _gather_transpose(sharing: Sharing, group: str, zero: Any) -> Callable[[Any], Any]:
+    _, pull = jax.vjp(lambda part: sharing.gather({group: part})[group], zero)
+    return lambda cotangent: pull(cotangent)[0]
 
 
 def bounds(problem: Problem, params: Params, zero: Tangent) -> tuple[Tangent, Tangent] | None:
