@@ -76,12 +76,12 @@ def _rim_pairs(source: np.ndarray, partner: np.ndarray, surface: Surface, refine
 
     def add(indices: tuple[int, ...], polyline: np.ndarray) -> None:
         places = along(polyline, _length_fractions(source[list(indices)]))
-        pairs.update({i: p for i, p in zip(indices, places)})
+        pairs.update(zip(indices, places))
 
     upper, lower = surface.rim("socket_right", refined)
     add(sets.RIGHT_UPPER_LID, upper)
     add(sets.RIGHT_LOWER_LID, lower)
-    for index in [i for i in pairs]:
+    for index in list(pairs):
         pairs[int(partner[index])] = pairs[index] * _FLIP
     upper, lower = surface.rim("mouth", refined)
     add(sets.INNER_UPPER_LIP, upper)

@@ -40,7 +40,7 @@ class FacePrior:
     special_sigma: dict[str, float] = field(
         default_factory=lambda: {
             "head/head-age": 0.15, "head/head-fat": 0.30, "head/head-back": 0.14, "head/head-scale": 0.16,
-            "forehead/forehead-scale-vert": 0.12, "forehead/forehead-nubian": 0.20, "ears/l-ear-shape": 0.2,
+            "forehead/forehead-scale-vert": 0.08, "forehead/forehead-nubian": 0.08, "ears/l-ear-shape": 0.2,
             "ears/r-ear-shape": 0.2, "mouth/mouth-laugh": 0.25, "mouth/mouth-dimples": 0.2, "nose/nose-trans": 0.3,
             "mouth/mouth-trans": 0.3, "asym/asym-top": 0.05,
         }
