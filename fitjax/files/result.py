@@ -124,12 +124,14 @@ def overlay(solution: Solution, photo: Photo) -> np.ndarray:
     in_photo = np.concatenate([np.asarray(prediction.vertices_pixels, np.float64), camera_space[:, 2:]], 1)
     seen = next(iter(solution.observation.landmarks.values()))
     detected = np.asarray(seen.points)[np.asarray(seen.valid)]
+    # Anatomical places where the model has them: aflw68 also carries the habits of that data set's annotators.
+    drawn = "ibug68" if "ibug68" in prediction.pixels else prediction.default_set
     return overlay_picture(
         photo.rgb,
         in_photo,
         np.asarray(model.triangles),
         np.asarray(model.triangle_region),
-        solution.landmarks(prediction.default_set),
+        solution.landmarks(drawn),
         detected_pixels=detected if len(detected) <= 68 else None,
         vertices_camera=camera_space,
         perspective=prediction.camera.kind == "perspective",
