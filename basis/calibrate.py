@@ -61,7 +61,7 @@ def calibrate_landmarks(
         error = np.linalg.norm(fits.points - target, axis=-1).mean()
         offset = landmark_offsets(fits, target)
         moved, distance = surface.project(mean + offset, refined, surface.skin)
-        samples = surface.symmetric(moved, IBUG68_MIRROR)
+        samples = surface.symmetric(moved, IBUG68_MIRROR, basis.mean)
         print(
             f"  round {number + 1}: NME {error:.3f} %, moved {np.linalg.norm(offset, axis=1).mean() * 1e3:.2f} mm, "
             f"left the surface {distance.mean() * 1e3:.2f} mm"

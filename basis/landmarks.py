@@ -113,7 +113,7 @@ def mediapipe478(canonical: Path, mean: np.ndarray, surface: Surface, ibug: Samp
     deformed = 0.5 * (deformed + deformed[partner[:468]] * _FLIP)
     samples, distance = surface.project(deformed, refined, surface.chart == "head")
     samples = Samples.join([samples, _iris_samples(mean, surface)])
-    return Registered(surface.symmetric(samples, partner), distance, deformed, triangles)
+    return Registered(surface.symmetric(samples, partner, mean), distance, deformed, triangles)
 
 
 def _midline(refined: np.ndarray, surface: Surface) -> dict[str, np.ndarray]:
@@ -165,7 +165,7 @@ def ibug68(ict: Path, mean: np.ndarray, surface: Surface) -> Registered:
     marks = deformed[landmarks]
     marks = 0.5 * (marks + marks[sets.IBUG68_MIRROR] * _FLIP)
     samples, distance = surface.project(marks, refined, surface.chart == "head")
-    return Registered(surface.symmetric(samples, sets.IBUG68_MIRROR), distance, deformed, triangles)
+    return Registered(surface.symmetric(samples, sets.IBUG68_MIRROR, mean), distance, deformed, triangles)
 
 
 def _lid_points(upper: np.ndarray, lower: np.ndarray) -> dict[int, np.ndarray]:

@@ -90,13 +90,35 @@ class Surface:
         np.put_along_axis(barycentric, corner, samples.barycentric, axis=1)
         return Samples(self._mirror_triangle[samples.triangle], barycentric)
 
-    def symmetric(self, samples: Samples, partner: np.ndarray) -> Samples:
-        """Make a set mirror-symmetric: of each pair the first keeps its place, the second becomes its mirror image."""
+    def symmetric(self, samples: Samples, partner: np.ndarray, vertices: np.ndarray) -> Samples:
+        """Make a set mirror-symmetric on the symmetric face `vertices` (V, 3).
+
+        Of each pair the first keeps its place and the second becomes its mirror image; points that are their own partner slide to
+        the midline.
+        """
         follower = np.flatnonzero(partner < np.arange(len(partner)))
-        mirrored = self.mirrored(samples[partner[follower]])
+        central = np.flatnonzero(partner == np.arange(len(partner)))
         triangle, barycentric = samples.triangle.copy(), samples.barycentric.copy()
+        mirrored = self.mirrored(samples[partner[follower]])
         triangle[follower], barycentric[follower] = mirrored.triangle, mirrored.barycentric
+        middle = self._on_midline(self.sample_matrix(samples[central]) @ vertices, self.refine(vertices))
+        triangle[central], barycentric[central] = middle.triangle, middle.barycentric
         return Samples(triangle, barycentric)
+
+    def _on_midline(self, points: np.ndarray, refined: np.ndarray) -> Samples:
+        """Nearest samples to `points` on the sides of skin triangles that lie in the plane of symmetry."""
+        central = np.abs(refined[self.triangles, 0]) < 1e-7
+        triangle, corner = np.nonzero(central & np.roll(central, -1, 1) & self.skin[:, None])
+        start = refined[self.triangles[triangle, corner]]
+        side = refined[self.triangles[triangle, (corner + 1) % 3]] - start
+        fraction = ((points[:, None] - start) * side).sum(-1) / (side * side).sum(-1)
+        fraction = np.clip(fraction, 0, 1)
+        distance = np.linalg.norm(start + fraction[..., None] * side - points[:, None], axis=-1)
+        best, row = distance.argmin(1), np.arange(len(points))
+        barycentric = np.zeros((len(points), 3))
+        barycentric[row, corner[best]] = 1 - fraction[row, best]
+        barycentric[row, (corner[best] + 1) % 3] = fraction[row, best]
+        return self.to_coarse(triangle[best], barycentric)
 
     def rim(self, name: str, vertices: np.ndarray, moved: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Upper and lower polyline of an opening (`mouth`, `socket_right`, `socket_left`), from low x to high x.
