@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.numpy
 
 from basis import albedo_maps, albedo_spectra
-from basis.albedo_surface import texture_surface
+from basis.albedo_surface import SIZE, texture_surface
 from fitjax.model.albedo import FORMAT
 from fitjax.model.load import load_basis
 
@@ -75,6 +75,8 @@ HAIR_CODES = (
     ("hairline", "scalp", 0.0, 4.0),
 )
 HAIR_COLOUR_CODES = (("hair_dark", (1.1, -0.2)), ("hair_red", (-0.15, 0.9)))
+# Dark skin mostly comes with dark hair and irises; the codes of both move freely about that.
+HAIR_WITH_SKIN = (0.45, -0.1)
 HAIR_COLOUR_MEAN = (np.log(11.0), np.log(0.6))
 
 # Materials in linear light at code zero.
@@ -90,8 +92,9 @@ MATERIAL = {
 }
 # Codes of materials: name and, per material, the change of the logit per channel.
 MATERIAL_CODES = (
-    ("iris_light", {"iris": (0.55, 0.95, 1.30), "limbus": (0.2, 0.3, 0.4)}),
-    ("iris_green", {"iris": (0.10, 0.22, -0.25)}),
+    ("melanin", {"iris": (-0.25, -0.35, -0.40)}),
+    ("iris_light", {"iris": (0.60, 0.90, 1.12), "limbus": (0.2, 0.3, 0.4)}),
+    ("iris_warm", {"iris": (0.14, 0.04, -0.30)}),
     ("sclera_red", {"sclera": (-0.15, -0.30, -0.30)}),
     ("teeth_bright", {"teeth": (0.30, 0.34, 0.42)}),
     ("mouth_bright", {"mouth": (0.35, 0.25, 0.25), "tongue": (0.35, 0.3, 0.3)}),
@@ -103,7 +106,7 @@ def code_names() -> list[str]:
     n_even, n_smooth = albedo_maps.N_EVEN, albedo_maps.N_EVEN + albedo_maps.N_ODD
     smooth = [f"{'even' if k < n_even else 'odd'}_{k if k < n_even else k - n_even}" for k in range(n_smooth)]
     groups = (REGION_CODES, HAIR_CODES, HAIR_COLOUR_CODES, MATERIAL_CODES)
-    named = [str(row[0]) for group in groups for row in group]
+    named = [str(row[0]) for group in groups for row in group if row[0] not in GLOBAL_CODES]
     return [*GLOBAL_CODES, *(f"melanin_{s}" for s in smooth), *(f"haemoglobin_{s}" for s in smooth), *named]
 
 
@@ -130,9 +133,11 @@ def spectra() -> tuple[np.ndarray, np.ndarray, float]:
 
 def tensors(surface_model=None) -> tuple[dict[str, np.ndarray], list[str], float]:
     """All tensors of the file, the names of the codes, and the error of the closed form."""
-    surface = texture_surface(surface_model or load_basis(level=1, sample_sets=()))
-    regions, hair = albedo_maps.region_maps(surface), albedo_maps.hair_maps(surface)
-    smooth, material = albedo_maps.smooth_modes(surface), albedo_maps.material_maps(surface)
+    model = surface_model or load_basis(level=1, sample_sets=())
+    # Regions are soft; brows and irises are a few millimetres, and 256 texels across are too few for them.
+    surface, sharp = texture_surface(model), texture_surface(model, 2 * SIZE)
+    regions, smooth = albedo_maps.region_maps(surface), albedo_maps.smooth_modes(surface)
+    hair, material = albedo_maps.hair_maps(sharp), albedo_maps.material_maps(sharp)
     names = code_names()
     row = {name: k for k, name in enumerate(names)}
     n_smooth, n_maps = len(smooth), 1 + len(smooth) + len(regions)
@@ -159,6 +164,7 @@ def tensors(surface_model=None) -> tuple[dict[str, np.ndarray], list[str], float
     for name, kind, density, reach in HAIR_CODES:
         hair_mix[row[name], :, kinds.index(kind)] = density, reach
     hair_colour_mix = np.zeros((len(names), 2))
+    hair_colour_mix[row["melanin"]] = HAIR_WITH_SKIN
     for name, change in HAIR_COLOUR_CODES:
         hair_colour_mix[row[name]] = change
 
@@ -191,8 +197,9 @@ def tensors(surface_model=None) -> tuple[dict[str, np.ndarray], list[str], float
     result = {k: v.astype(np.float32) for k, v in small.items()}
     result |= quantised("fine", np.stack(list(regions.values())), np.uint8)
     result |= quantised("smooth", smooth, np.int16)
-    result |= quantised("hair", np.stack([hair[k][0] for k in kinds]), np.int16)
-    result |= quantised("material", np.stack(list(material.values()))[:, surface.skin_rows :], np.uint8)
+    # Eight softnesses away from its border hair is there or not: the steps of eight bits are a sixteenth of a softness.
+    result |= quantised("hair", np.stack([hair[k][0].clip(-8 * hair[k][1], 8 * hair[k][1]) for k in kinds]), np.uint8)
+    result |= quantised("material", np.stack(list(material.values()))[:, 2 * surface.skin_rows :], np.uint8)
     return result, names, error
 
 

@@ -55,7 +55,7 @@ def save(path: Path, images: list[np.ndarray], columns: int) -> None:
 def main(folder: Path) -> None:
     """levels.png, random.png, regions.png (each region code at -2 and +2), map.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    albedo: BiophysicalAlbedo = default_albedo()
+    albedo: BiophysicalAlbedo = default_albedo(512)
     model = load_basis(level=1, sample_sets=())
     decode = jax.jit(lambda code: albedo.decode(code))
     front, side = Scene(model, 0), Scene(model, 40)

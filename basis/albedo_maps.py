@@ -147,11 +147,11 @@ def hair_maps(surface: TextureSurface) -> dict[str, tuple[np.ndarray, float]]:
     line += [uv[127] + [-0.008, 0], np.array([uv[234][0] + 0.004, ear_centre[1] + 0.1 * ear_radius[1]])]
     # With its mirror image, so that the line is level in the middle: no peak, no notch.
     mirrored = [np.array([1 - p[0], p[1]]) for p in line[:0:-1]]
-    front = curve(np.array([*mirrored, *line]), 161)[80:]
+    front = curve(np.array([*mirrored, *line]), 161)[77:]  # starts beyond the middle, so that the halves overlap
     (eu, ev), (ru, rv) = ear_centre, ear_radius
     around = [(eu + 1.25 * ru, ev - 0.05 * rv), (eu + 1.3 * ru, ev + 0.7 * rv), (eu, ev + 1.25 * rv)]
     around += [(eu - 1.3 * ru, ev + 0.6 * rv), (eu - 1.4 * ru, ev - 0.9 * rv), (eu - 1.6 * ru, ev - 1.9 * rv), (-0.05, ev - 2.3 * rv)]
-    scalp = inside_polygon(surface, np.concatenate([front, around, [(-0.05, 1.1), (0.5, 1.1)]]))
+    scalp = inside_polygon(surface, np.concatenate([front, around, [(-0.05, 1.1), (front[0, 0], 1.1)]]))
 
     # Beard: below a line from the sideburn over the cheek to the wing of the nose; fades out below the jaw.
     corner, wing, subnasale = uv[61], uv[98], uv[2]

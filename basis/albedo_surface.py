@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import splev, splprep
-from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
 from basis.look import rasterise
@@ -52,8 +52,12 @@ def texture_surface(model: LinearModel, size: int = SIZE) -> TextureSurface:
     skin_rows = int(np.floor((1 - corner_v.min()) * size)) + 1
     position[:skin_rows] = 0.5 * (position[:skin_rows] + position[:skin_rows, ::-1])
 
-    along_row, along_column = np.gradient(position, axis=1), np.gradient(position, axis=0)
-    millimetres = np.sqrt(np.linalg.norm(np.cross(along_row, along_column), axis=-1)).clip(0.2, 4)
+    unfolded = position * np.stack([np.where(np.arange(size) < size // 2, -1.0, 1.0), np.ones(size), np.ones(size)], -1)
+    along_row, along_column = np.gradient(unfolded, axis=1), np.gradient(unfolded, axis=0)
+    millimetres = np.sqrt(np.linalg.norm(np.cross(along_row, along_column), axis=-1))
+    # Next to a gutter the difference is one-sided or nil: take the size from further inside.
+    inner = distance_transform_edt(~binary_erosion(covered, iterations=2), return_distances=False, return_indices=True)
+    millimetres = gaussian_filter(millimetres[tuple(inner)].clip(0.2, 4), size / 64)
 
     samples = model.sample_library["mediapipe478"]
     triangle, barycentric = np.asarray(samples.triangle), np.asarray(samples.barycentric, float)[..., None]
@@ -67,7 +71,7 @@ def texture_surface(model: LinearModel, size: int = SIZE) -> TextureSurface:
     in_skin = (landmark_uv[:, 1] > 1 - skin_rows / size)[:, None]
     landmark_uv = np.where(in_skin, 0.5 * (right_half + right_half[partner]), landmark_uv)
     return TextureSurface(
-        position, region, covered, skin_rows, gaussian_filter(millimetres, 2.0), landmark, landmark_uv
+        position, region, covered, skin_rows, millimetres, landmark, landmark_uv
     )
 
 
