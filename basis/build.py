@@ -4,10 +4,12 @@ usage: python -m basis.build [--canonical-face canonical_face_model.obj --ict ic
 
 Landmark sets are derived from MediaPipe's canonical face and ICT-FaceKit's documented indices if both files are given.
 Otherwise they are carried over from the present file: they are (triangle, barycentric) on a topology that does not change.
-`python -m basis.calibrate` then calibrates `aflw68`, `aflw68_original` and the pose frame, and the spreads of the modes.
+`python -m basis.calibrate` then calibrates `aflw68`, `aflw68_original`, the pose frame and the spreads of the modes; these too are
+carried over until it is run again.
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -64,7 +66,7 @@ def build(canonical: Path | None, ict: Path | None, prior: FacePrior, output: Pa
     mean = model.mean - face_centre(model.mean, mesh, front)
     names, expression = expression_modes(assets, mesh, mean, surface)
     texture = lay_out(mesh, base, np.where(front, 1.0, 0.25))
-    present = pack.read(output)[0] if output.exists() else {}
+    present, metadata = pack.read(output) if output.exists() else ({}, {"provenance": "{}"})
     samples = landmark_sets(canonical, ict, mean, surface, present)
     same = np.array_equal(present.get("triangles"), mesh.triangles)
     for name in CALIBRATED:
@@ -100,8 +102,15 @@ def build(canonical: Path | None, ict: Path | None, prior: FacePrior, output: Pa
         "source": "MakeHuman base mesh hm08 and targets; ARKit face units by Mika Suominen; all CC0 1.0",
         "script": "basis/build.py, basis/calibrate.py",
         "random_faces": RANDOM_FACES,
-        "prior": {"detail_scale": prior.detail_scale, "side_sigma": prior.side_sigma},
+        "prior": dataclasses.asdict(prior),
     }
+    # Calibrated spreads belong to these very modes, so they are only carried over to the same ones.
+    before = json.loads(metadata["provenance"])
+    if same and "spread_factors" in before and all(before.get(key) == value for key, value in provenance.items()):
+        factor = np.array(before["spread_factors"])
+        provenance["spread_factors"] = before["spread_factors"]
+        tensors["identity_scale"] = (tensors["identity_scale"] * factor[:IDENTITY_MODES]).astype(np.float32)
+        tensors["expression_sigma"] = (tensors["expression_sigma"] * factor[IDENTITY_MODES:]).astype(np.float32)
     metadata = {
         "format": "fitjax-basis/1",
         "name": "embedded",

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from basis.surface import Samples
 
 DATA = Path(__file__).parent.parent / "fitjax" / "data"
 EMBEDDED = DATA / "embedded.safetensors"
 _LARGEST_STEP = 32767
+_DTYPES = {"float32": "F32", "int32": "I32", "int16": "I16", "uint8": "U8"}
 
 
 def quantise(modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -31,12 +31,29 @@ def sample_tensors(samples: dict[str, Samples]) -> dict[str, np.ndarray]:
     return tensors
 
 
+def serialise(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """A safetensors file with names in order. The library's own writer orders metadata at random, so hashes would differ."""
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    blocks, offset = [], 0
+    # Wide types first, as the library does, so that every tensor is aligned.
+    for name in sorted(tensors, key=lambda key: (-tensors[key].dtype.itemsize, key)):
+        value = np.ascontiguousarray(tensors[name])
+        block = value.tobytes()
+        header[name] = {
+            "dtype": _DTYPES[value.dtype.name], "shape": list(value.shape), "data_offsets": [offset, offset + len(block)],
+        }  # fmt: skip
+        blocks.append(block)
+        offset += len(block)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + b"".join(blocks)
+
+
 def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write the file and, beside it, the descriptor with licence, provenance and hash."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, path, metadata=metadata)
-    path.chmod(0o644)
-    raw = path.read_bytes()
+    raw = serialise(tensors, metadata)
+    path.write_bytes(raw)
     descriptor = {
         "file": path.name,
         "format": metadata["format"],
