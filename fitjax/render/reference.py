@@ -12,6 +12,10 @@
 5. The smallest depth wins; of equal depths (as float64) the smallest triangle id wins.
 6. ``perspective=True``: 1/z is affine over the image, barycentrics are those on the 3-D triangle. ``False`` (weak
    perspective): depth and barycentrics are affine over the image.
+
+With ``snap=True`` ids follow the rule of the fast rasteriser instead (`fitjax.render.raster_fixed_point` states it): positions rounded to
+1/256 pixel, edge functions in integers, depth codes of 28 bits compared as integers, ties to the smaller id. Barycentrics and depth are
+then those of the unrounded triangle at the pixel's centre, up to 1/362 pixel outside of it.
 """
 
 from typing import NamedTuple
@@ -31,8 +35,12 @@ class ReferenceRaster(NamedTuple):
     depth: np.ndarray
 
 
+# The fast rasteriser's rule; the same numbers stand in raster_fixed_point.py, which the tests hold this file against.
+_SUBPIXELS, _GUARD_PIXELS, _DEPTH_BITS, _STEEPEST, _CERTAIN = 256, 32768, 28, 2.0**29, 2.0**30
+
+
 class _Edges(NamedTuple):
-    """Edge functions of N triangles, (N, 3): edge k lies opposite vertex k; positive inside."""
+    """Edge functions of N triangles, (N, 3): edge k lies opposite vertex k; positive inside. Integers where positions are snapped."""
 
     x: np.ndarray
     y: np.ndarray
@@ -87,6 +95,52 @@ def _weights(edge_values: np.ndarray, corners_z: np.ndarray, perspective: bool) 
     return weighted / inverse_depth, 1 / inverse_depth[:, 0]
 
 
+class _DepthCodes(NamedTuple):
+    """Affine integer depth of N triangles: value at the pixel nearest to corner 0, changes per pixel, range of the corners."""
+
+    at: np.ndarray
+    step: np.ndarray
+    pixel: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def of(self, rows: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        offset = np.stack([x, y], 1) - self.pixel[rows]
+        code = self.at[rows] + (self.step[rows] * offset).sum(1)
+        return np.clip(code.astype(np.int32), self.low[rows], self.high[rows])  # int32: wraps like the fast one
+
+
+def _snap(vertices: np.ndarray, perspective: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (V, 2) in 1/256 pixel and depth codes (V,), both int64; code -1 for a vertex that is not drawn."""
+    z = vertices[:, 2].astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        usable = (np.abs(vertices[:, :2]) <= _GUARD_PIXELS).all(1) & (z >= 2.0**-60) & (z <= 2.0**60)
+    position = np.rint(np.where(usable[:, None], vertices[:, :2], 0) * _SUBPIXELS).astype(np.int64)
+    z = np.where(usable, z, np.float32(1))
+    scaled = np.float32(1) / z if perspective else z
+    largest = np.max(scaled, initial=np.float32(2.0**-60), where=usable)
+    code = np.rint(np.ldexp(scaled, _DEPTH_BITS - np.frexp(largest)[1])).astype(np.int64)
+    return position, np.where(usable, 2**_DEPTH_BITS - code if perspective else code, -1)
+
+
+def _depth_codes(position: np.ndarray, code: np.ndarray, area: np.ndarray) -> _DepthCodes:
+    """Depth planes of triangles with corners ``position`` (N, 3, 2) and ``code`` (N, 3), every float32 operation rounded alone."""
+    side = (position[:, 1:] - position[:, :1]).astype(np.float32)
+    rise = (code[:, 1:] - code[:, :1]).astype(np.float32)
+    dx1, dy1, dx2, dy2 = side[:, 0, 0], side[:, 0, 1], side[:, 1, 0], side[:, 1, 1]
+    estimate = dx1 * dy2 - dx2 * dy1
+    divisor = np.where(np.abs(estimate) > _CERTAIN, estimate, area.astype(np.float32))
+    slope = np.stack([rise[:, 0] * dy2 - rise[:, 1] * dy1, rise[:, 1] * dx1 - rise[:, 0] * dx2], 1) / divisor[:, None]
+    per_pixel = slope * np.float32(_SUBPIXELS)
+    steep = ~(np.abs(per_pixel) < _STEEPEST).all(1)
+    low, high = code.min(1), code.max(1)
+    pixel = (position[:, 0] + _SUBPIXELS // 2) >> 8
+    offset = (slope * ((pixel << 8) - position[:, 0]).astype(np.float32)).sum(1, dtype=np.float32)
+    at = np.where(steep, (low + high) >> 1, code[:, 0] + np.rint(np.where(steep, 0, offset)).astype(np.int64))
+    step = np.rint(np.where(steep[:, None], 0, per_pixel)).astype(np.int64)
+    return _DepthCodes(at, step, pixel, low, high)
+
+
 def rasterize_reference(
     vertices_pixels_depth: np.ndarray,
     triangles: np.ndarray,
@@ -94,6 +148,7 @@ def rasterize_reference(
     width: int,
     cull_back: bool = True,
     perspective: bool = True,
+    snap: bool = False,
 ) -> ReferenceRaster:
     """Which triangle each pixel shows, by the rule at the top of this file.
 
@@ -101,23 +156,36 @@ def rasterize_reference(
         vertices_pixels_depth: (V, 3) x and y in pixels, z = camera depth > 0 in metres.
         triangles: (F, 3) vertex indices, counter-clockwise from outside.
         perspective: perspective-correct barycentrics and depth; ``False`` gives those affine in the image.
+        snap: the ids of `fitjax.render.rasterize`, pixel for pixel.
 
     Raises:
         FitjaxError: wrong shapes, or an index out of range.
     """
     vertices, triangles = check_mesh(vertices_pixels_depth, triangles)
     corners = vertices[triangles]
-    side_1, side_2 = corners[:, 1, :2] - corners[:, 0, :2], corners[:, 2, :2] - corners[:, 0, :2]
+    exact, position, code, unit = corners[..., :2], corners[..., :2], None, 1
+    if snap:
+        snapped, codes = _snap(vertices, perspective)
+        position, code, unit = snapped[triangles], codes[triangles], _SUBPIXELS
+    side_1, side_2 = position[:, 1] - position[:, 0], position[:, 2] - position[:, 0]
     with np.errstate(invalid="ignore", over="ignore"):
         area = side_1[:, 0] * side_2[:, 1] - side_2[:, 0] * side_1[:, 1]
         usable = np.isfinite(corners).all((1, 2)) & (corners[..., 2] > 0).all(1) & np.isfinite(area)
         usable &= (area < 0) if cull_back else (area != 0)
-        low = np.ceil(np.maximum(corners[..., :2].min(1), 0))  # NaN stays NaN and fails the comparison below
-        high = np.floor(np.minimum(corners[..., :2].max(1), [width - 1, height - 1]))
+        low = np.ceil(np.maximum(position.min(1) / unit, 0))  # NaN stays NaN and fails the comparison below
+        high = np.floor(np.minimum(position.max(1) / unit, [width - 1, height - 1]))
         usable &= (high >= low).all(1)
+    if code is not None:
+        usable &= (code >= 0).all(1)
     kept = np.flatnonzero(usable)  # ascending, and so are ids below
-    corners, low_xy, size_xy = corners[kept], low[kept].astype(int), (high - low)[kept].astype(int) + 1
-    edges = _edges(corners[..., :2], area[kept])
+    corners, exact, low_xy, size_xy = (
+        corners[kept],
+        exact[kept],
+        low[kept].astype(int),
+        (high - low)[kept].astype(int) + 1,
+    )
+    edges = _edges(position[kept], area[kept])
+    planes = None if code is None else _depth_codes(position[kept], code[kept], area[kept])
 
     depth_of = np.full(height * width, np.inf)
     row_of = np.full(height * width, len(kept))
@@ -132,10 +200,13 @@ def rasterize_reference(
         within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         x = low_xy[rows, 0] + within % size_xy[rows, 0]
         y = low_xy[rows, 1] + within // size_xy[rows, 0]
-        values = edges.at(rows, x, y)
+        values = edges.at(rows, x * unit, y * unit)
         inside = ((values > 0) | ((values == 0) & edges.owned[rows])).all(1)
         rows, pixel = rows[inside], (y * width + x)[inside]
-        _, depth = _weights(values[inside], corners[rows, :, 2], perspective)
+        if planes is None:
+            depth = _weights(values[inside], corners[rows, :, 2], perspective)[1]
+        else:
+            depth = planes.of(rows, x[inside], y[inside])
         before = depth_of[pixel]
         np.minimum.at(depth_of, pixel, depth)
         nearest = depth_of[pixel]
@@ -149,7 +220,13 @@ def rasterize_reference(
     pixel = np.flatnonzero(row_of < len(kept))
     rows = row_of[pixel]
     triangle_id[pixel] = kept[rows]
+    if snap:  # the unrounded triangle; where that has no area, its first corner
+        side_1, side_2 = exact[:, 1] - exact[:, 0], exact[:, 2] - exact[:, 0]
+        area_exact = side_1[:, 0] * side_2[:, 1] - side_2[:, 0] * side_1[:, 1]
+        edges = _edges(exact, area_exact)
     values = edges.at(rows, pixel % width, pixel // width)
+    if snap:
+        values[values.sum(1) == 0] = 1, 0, 0
     barycentric[pixel], depth_image[pixel] = _weights(values, corners[rows, :, 2], perspective)
     return ReferenceRaster(
         triangle_id.reshape(height, width), barycentric.reshape(height, width, 3), depth_image.reshape(height, width)
