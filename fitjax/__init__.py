@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     )
     from fitjax.fit import Solution, default_losses, default_stages, fit, fit_batch, fit_shared
     from fitjax.geometry.camera import Camera, camera_from_K, make_camera
+    from fitjax.image.photo import Photo, photo_from_array, read_photo
+    from fitjax.landmark_files import read_landmarks
     from fitjax.losses import (
         Loss,
         Residuals,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     )
     from fitjax.model.load import load_basis
     from fitjax.observation import Observation, make_observation, stack_observations
+    from fitjax.observation.observe import observe
     from fitjax.solve import FirstOrder, LevenbergMarquardt, Sharing, Stage, Status
 
 __all__ = [
@@ -48,6 +51,7 @@ __all__ = [
     "Loss",
     "Observation",
     "ParamsError",
+    "Photo",
     "Residuals",
     "Sharing",
     "Solution",
@@ -66,7 +70,11 @@ __all__ = [
     "load_basis",
     "make_camera",
     "make_observation",
+    "observe",
+    "photo_from_array",
     "prior",
+    "read_landmarks",
+    "read_photo",
     "residual",
     "stack_observations",
     "value",
@@ -77,9 +85,12 @@ _HOME = {
     "fitjax.errors": "BasisError DetectionError FitError FitjaxError ImageError LandmarkError ParamsError",
     "fitjax.fit": "Solution default_losses default_stages fit fit_batch fit_shared",
     "fitjax.geometry.camera": "Camera camera_from_K make_camera",
+    "fitjax.image.photo": "Photo photo_from_array read_photo",
+    "fitjax.landmark_files": "read_landmarks",
     "fitjax.losses": "Loss Residuals expression_symmetry landmark_distances landmarks prior residual value",
     "fitjax.model.load": "load_basis",
     "fitjax.observation": "Observation make_observation stack_observations",
+    "fitjax.observation.observe": "observe",
     "fitjax.solve": "FirstOrder LevenbergMarquardt Sharing Stage Status",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -1,10 +1,12 @@
 """What losses see of a model: one fully decoded prediction.
 
-Everything is decoded; under ``jit`` XLA drops what no loss reads, so a loss on landmarks never pays for the vertices.
+Sample sets are decoded when a loss reads them; of the rest, XLA drops under ``jit`` what no loss reads. A loss on landmarks never pays for
+the vertices.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from fitjax.geometry.surface import SurfacePoints, facing_camera
 from fitjax.model.params import Params
 from fitjax.model.protocol import Face, Model
 from fitjax.observation.observation import Observation
+from fitjax.ondemand import OnDemand
 from fitjax.pytree import pytree, static
 
 #: The set behind ``Prediction.landmarks``: the first that the model has.
@@ -30,8 +33,8 @@ class Frozen:
     """Discrete choices that are data during one outer step, so that they are never differentiated.
 
     Attributes:
-        visible: per sample set (S,), 1.0 where the sample faces the camera.
-        contour: (17,) which candidate of ``contour68`` each jaw point uses, or None.
+        visible: per sample set (S,), 1.0 where the sample faces the camera; of the sets that the losses of a fit may read.
+        contour: (17,) which candidate of ``contour68`` each jaw point uses, or None where no loss asks.
     """
 
     visible: dict[str, Float[Array, "S"]]
@@ -54,9 +57,9 @@ class Prediction:
     """
 
     face: Face
-    points_head: dict[str, SurfacePoints]
-    points_camera: dict[str, SurfacePoints]
-    pixels: dict[str, Float[Array, "S 2"]]
+    points_head: Mapping[str, SurfacePoints]
+    points_camera: Mapping[str, SurfacePoints]
+    pixels: Mapping[str, Float[Array, "S 2"]]
     R_camera_head: Float[Array, "3 3"]
     t_camera_head: Float[Array, "3"]
     camera: Camera
@@ -101,10 +104,11 @@ def predict(model: Model, params: Params, observation: Observation, frozen: Froz
     camera = observation.camera
     if "camera" in params:
         camera = scale_focal(camera, params["camera"]["log_focal"])
-    points_head = {name: model.decode_samples(params, name) for name in model.sample_sets}
-    points_camera = {name: _pose(p, R, t) for name, p in points_head.items()}
-    pixels = {name: project(camera, p.position, t[2]) for name, p in points_camera.items()}
-    default = next((n for n in DEFAULT_68 if n in pixels), next(iter(pixels), ""))
+    names = tuple(model.sample_sets)
+    points_head = OnDemand(names, lambda name: model.decode_samples(params, name))
+    points_camera = OnDemand(names, lambda name: _pose(points_head[name], R, t))
+    pixels = OnDemand(names, lambda name: project(camera, points_camera[name].position, t[2]))
+    default = next((n for n in DEFAULT_68 if n in names), next(iter(names), ""))
     return Prediction(
         model.decode(params),
         points_head,
@@ -122,14 +126,15 @@ def predict(model: Model, params: Params, observation: Observation, frozen: Froz
     )
 
 
-def freeze(model: Model, params: Params) -> Frozen:
-    """Visibility of every sample set and the visible candidate of each contour line, at the current parameters.
+def freeze(model: Model, params: Params, names: Iterable[str] | None = None) -> Frozen:
+    """Visibility of sample sets (``names``, default all) and the visible candidate of each contour line, at the current parameters.
 
     A jaw point of a 2-D annotation sits on the visible outline: the first candidate on its line, from the documented point
     inwards, that faces the camera (Zhu et al., "High-fidelity pose and expression normalization", CVPR 2015).
     """
     R, t = params["pose"]["rotation"], params["pose"]["translation"]
-    facing = {name: facing_camera(_pose(model.decode_samples(params, name), R, t)) for name in model.sample_sets}
+    names = model.sample_sets if names is None else tuple(n for n in model.sample_sets if n in set(names))
+    facing = {name: facing_camera(_pose(model.decode_samples(params, name), R, t)) for name in names}
     visible = {name: (cosine > 0).astype(t.dtype) for name, cosine in facing.items()}
     contour = None
     if "contour68" in facing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,12 +23,10 @@ from fitjax.files.atomic import WriteError
 from fitjax.files.params import load_params
 from fitjax.files.result import write_result
 from fitjax.fit import Solution, default_losses, default_stages, fit_batch
-from fitjax.losses.core import Loss
 from fitjax.model.linear import LinearModel
 from fitjax.model.load import load_basis
 from fitjax.model.params import check_params
 from fitjax.observation.observation import Observation, neutral_observation
-from fitjax.pytree import replace
 
 #: One compiled program serves every batch; a single photo is a batch of one.
 SINGLE = 1
@@ -196,11 +193,10 @@ def _fit_batch(
         observations = [used.get(i) or neutral for i in range(size)]
         began = time.perf_counter()
         try:
-            losses = default_losses(template)
             solutions = fit_batch(
                 observations,
-                model=_with_sets_of(losses, model),
-                losses=losses,
+                model=model,
+                losses=default_losses(template),
                 stages=default_stages(template),
                 start=_repeat(start, size),
             )
@@ -208,17 +204,10 @@ def _fit_batch(
             solved.update({i: f"{batch[i].source}: {error}" for i in slots})
             continue
         seconds = (time.perf_counter() - began - compile_seconds(began)) / size
-        solved.update({i: (dataclasses.replace(solutions[i], model=model), seconds) for i in slots})
+        solved.update({i: (solutions[i], seconds) for i in slots})
     for slot, job in enumerate(batch):
         result = job.error or solved[slot]
         yield Row(job.name, result) if isinstance(result, str) else _finish(job, *result, out, detector, clock)
-
-
-def _with_sets_of(losses: dict[str, Loss], model: LinearModel) -> LinearModel:
-    """The model with only the sample sets that the losses read: JAX traces through all that are there, half a second for nothing."""
-    options = [dict(loss.options) for loss in losses.values()]
-    names = {str(o["name"]) for o in options if "name" in o} | {"contour68" for o in options if o.get("contour")}
-    return replace(model, sampled={k: v for k, v in model.sampled.items() if k in names})
 
 
 def _kind(observation: Observation) -> Any:

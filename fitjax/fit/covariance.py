@@ -19,7 +19,7 @@ from fitjax.losses.core import Loss, weighted_residuals
 from fitjax.model.params import Params, Tangent, retract, zero_tangent
 from fitjax.model.protocol import Model
 from fitjax.observation.observation import Observation
-from fitjax.prediction import freeze, predict
+from fitjax.prediction import predict
 from fitjax.solve.levenberg_marquardt import gauss_newton
 from fitjax.solve.objective import Problem, bounds
 
@@ -62,7 +62,7 @@ def covariance(
             for the degrees of freedom that the fit used and for the residual that the prior's bias leaves.
     """
     zero = zero_tangent(params, free)
-    problem = Problem(model, observation, losses, _freeze(model, params))
+    problem = _freeze(Problem(model, observation, losses), params)
     system = jax.device_get(_system(problem, params, zero))
     rows, jacobian_t, diagonal, row_weight, code_variance = (np.asarray(x, np.float64) for x in system[:5])
     n = len(diagonal)
@@ -101,7 +101,7 @@ def covariance(
     return Covariance(full, deviation, float(np.sqrt(variance) * size), jax.jit(vertex_deviation))
 
 
-_freeze = jax.jit(freeze)
+_freeze = jax.jit(Problem.refreeze)
 
 
 @jax.jit

@@ -243,4 +243,4 @@ def _run_with_callback(
         names = stages[len(reports)].losses or losses
         empty = jnp.full((1, len(names)), jnp.nan)
         reports.append(StageReport(jnp.asarray(int(Status.STOPPED)), jnp.asarray(0), empty))
-    return _finish(model, observation, params, reports)
+    return _finish(model, observation, losses, params, reports)

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fitjax.geometry.rotation import aflw2000_from_rotation
-from fitjax.losses.core import Loss
+from fitjax.losses.core import Loss, residual_arrays
+from fitjax.losses.landmarks import is_reprojection, landmarks
 from fitjax.model.params import Params
 from fitjax.model.protocol import Model
 from fitjax.observation.observation import Observation
 from fitjax.prediction import Prediction, freeze, predict
 from fitjax.pytree import pytree
-from fitjax.solve.objective import Problem
+from fitjax.solve.objective import Problem, frozen_sets
 from fitjax.solve.sharing import Sharing
 from fitjax.solve.stages import Stage, StageReport, run_stages
 from fitjax.solve.start import start_pose
@@ -56,28 +57,31 @@ def initial_params(model: Model, observation: Observation, params: Params | None
     return full
 
 
-def landmark_residual(prediction: Prediction, observation: Observation) -> Float[Array, ""]:
-    """Mean distance of the observed landmarks from the fitted ones, in face sizes, over all sets that the model knows."""
-    total: Any = 0.0
-    count: Any = 0.0
-    for name, seen in observation.landmarks.items():
-        if name in prediction.pixels:
-            weight = jnp.where(seen.valid, seen.confidence, 0)
-            target = jnp.where(seen.valid[:, None], seen.points, prediction.pixels[name])
-            square = jnp.sum((prediction.pixels[name] - target) ** 2, -1)
-            distance = jnp.sqrt(jnp.where(square > 0, square, 1)) * (square > 0)
-            total, count = total + jnp.sum(weight * distance), count + jnp.sum(weight)
-    return jnp.asarray(total / jnp.maximum(count, 1e-6) / observation.face_size)
+def landmark_residual(losses: dict[str, Loss], prediction: Prediction, observation: Observation) -> Float[Array, ""]:
+    """Mean distance of the observed landmarks from the fitted ones, in face sizes, as the re-projection losses measure it (a jaw that follows
+    the outline counts as such); over all observed sets that the model knows where a fit has no such loss."""
+    measures = [loss for loss in losses.values() if is_reprojection(loss)]
+    if not measures:
+        measures = [landmarks(name) for name in observation.landmarks if name in prediction.pixels]
+    total: Any = jnp.zeros((), prediction.t_camera_head.dtype)
+    count: Any = total
+    for loss in measures:
+        values, weight = residual_arrays(loss, prediction, observation)
+        distance = jnp.sqrt(jnp.sum(values**2, -1))
+        total, count = total + jnp.sum(weight * distance), count + jnp.sum(weight)
+    return total / jnp.maximum(count, 1e-6)
 
 
-def finish(model: Model, observation: Observation, params: Params, reports: list[StageReport]) -> Outcome:
+def finish(
+    model: Model, observation: Observation, losses: dict[str, Loss], params: Params, reports: list[StageReport]
+) -> Outcome:
     """Status over all stages and the reliability figures."""
-    prediction = predict(model, params, observation, freeze(model, params))
+    prediction = predict(model, params, observation, freeze(model, params, frozen_sets(losses)))
     status = reports[-1].status
     for report in reports:
         status = jnp.where(report.status == Status.NOT_FINITE, Status.NOT_FINITE, status)
     status = jnp.where(observation.ok, status, Status.NO_INPUT)
-    residual = landmark_residual(prediction, observation)
+    residual = landmark_residual(losses, prediction, observation)
     head = head_frame(model, residual.dtype)
     yaw = aflw2000_from_rotation(jnp.matmul(prediction.R_camera_head, head.T, precision="highest"))[1]
     return Outcome(params, reports, status.astype(jnp.int32), residual, yaw)
@@ -89,7 +93,7 @@ def solve_one(
     """One photo."""
     start = initial_params(model, observation, params, stages)
     solved, reports = run_stages(stages, Problem(model, observation, losses), start)
-    return finish(model, observation, solved, reports)
+    return finish(model, observation, losses, solved, reports)
 
 
 def solve_joint(
@@ -105,7 +109,7 @@ def solve_joint(
     start = {**sharing.share(per_photo), **(params or {})}
     problem = Problem(model, observations, losses, None, sharing)
     solved, reports = run_stages(stages, problem, start)
-    each = jax.vmap(lambda o, p: finish(model, o, p, reports))(observations, sharing.gather(solved))
+    each = jax.vmap(lambda o, p: finish(model, o, losses, p, reports))(observations, sharing.gather(solved))
     return Outcome(solved, reports, each.status, each.landmark_residual, each.yaw)
 
 

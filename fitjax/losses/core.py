@@ -117,8 +117,8 @@ def value(function: Callable[..., Any]) -> Callable[..., Loss]:
     return _factory(function, "value")
 
 
-def weighted_residuals(loss: Loss, prediction: Prediction, observation: Observation) -> tuple[Array, Array]:
-    """(N, d) residuals and (N,) coefficients that sum to one (all zero if nothing is valid: an empty loss is exactly zero)."""
+def residual_arrays(loss: Loss, prediction: Prediction, observation: Observation) -> tuple[Array, Array]:
+    """(N, d) residuals and (N,) confidences, before the loss's weight and kernel."""
     result = loss(prediction, observation)
     if not isinstance(result, Residuals):
         result = Residuals(jnp.asarray(result))
@@ -132,7 +132,12 @@ def weighted_residuals(loss: Loss, prediction: Prediction, observation: Observat
         weight = jnp.asarray(result.weight, values.dtype)
         if weight.shape != values.shape[:1]:
             raise FitjaxError(f"loss {_name(loss)}: expected weights of shape {values.shape[:1]}, found {weight.shape}")
-    weight = jax.lax.stop_gradient(weight)
+    return values, jax.lax.stop_gradient(weight)
+
+
+def weighted_residuals(loss: Loss, prediction: Prediction, observation: Observation) -> tuple[Array, Array]:
+    """(N, d) residuals and (N,) coefficients that sum to one (all zero if nothing is valid: an empty loss is exactly zero)."""
+    values, weight = residual_arrays(loss, prediction, observation)
     total = jnp.sum(weight)
     return values, jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0)
 

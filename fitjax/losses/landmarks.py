@@ -15,7 +15,6 @@ from fitjax.pytree import replace
 LANDMARK_WEIGHT = 1e4
 
 
-@residual
 def _reprojection(
     pred: Prediction, obs: Observation, *, name: str, contour: bool, visible_only: bool, target_confidence: bool
 ) -> Residuals:
@@ -37,6 +36,14 @@ def _reprojection(
     return Residuals(difference / pred.face_size, weight)
 
 
+_make = residual(_reprojection)
+
+
+def is_reprojection(loss: Loss) -> bool:
+    """Whether a loss was made by :func:`landmarks`."""
+    return loss.function is _reprojection
+
+
 def landmarks(
     name: str = "mediapipe478", *, contour: bool = False, visible_only: bool = False, confidence: bool = True
 ) -> Loss:
@@ -51,5 +58,5 @@ def landmarks(
         visible_only: leave out points that face away from the camera at the current pose.
         confidence: use the observation's confidences.
     """
-    loss = _reprojection(name=name, contour=contour, visible_only=visible_only, target_confidence=confidence)
+    loss = _make(name=name, contour=contour, visible_only=visible_only, target_confidence=confidence)
     return replace(loss, weight=np.float32(LANDMARK_WEIGHT))

@@ -36,11 +36,26 @@ class Problem:
     def refreeze(self, params: Params) -> Problem:
         """The problem with visibility and contour choices taken at ``params``."""
         params = jax.lax.stop_gradient(params)
+        names = frozen_sets(self.losses)
         if self.sharing is None:
-            frozen = freeze(self.model, params)
+            frozen = freeze(self.model, params, names)
         else:
-            frozen = jax.vmap(lambda p: freeze(self.model, p))(self.sharing.gather(params))
+            frozen = jax.vmap(lambda p: freeze(self.model, p, names))(self.sharing.gather(params))
         return Problem(self.model, self.observation, self.losses, frozen, self.sharing)
+
+
+def frozen_sets(losses: Losses) -> set[str] | None:
+    """Sample sets whose visibility the losses may read; None for all. Only fitjax's own losses say by their options what they read."""
+    names: set[str] = set()
+    for loss in losses.values():
+        options = dict(loss.options)
+        if loss.kind == "prior":
+            continue
+        if "name" not in options:
+            return None
+        names |= {options["name"]} if options.get("visible_only") else set()
+        names |= {"contour68"} if options.get("contour") else set()
+    return names
 
 
 def _photo_costs(problem: Problem, params: Params, obs: Observation, frozen: Frozen | None) -> dict[str, Array]:
