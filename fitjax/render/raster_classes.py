@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 #: Triangles whose box is at most this long are tested whole, larger ones in tiles.
 SMALL = 16
@@ -51,3 +51,9 @@ def sort_by_size(extent: Int[Array, "F"]) -> SizeClasses:
     place = jnp.where(kept, begin + rank, 0).T.reshape(-1)[:n]
     order = jnp.zeros(n + 1, jnp.int32).at[place].set(jnp.arange(n, dtype=jnp.int32), mode="promise_in_bounds")[1:]
     return SizeClasses(order, up_to[-1])
+
+
+def compact(mask: Bool[Array, "N"]) -> tuple[Int[Array, "N"], Int[Array, ""]]:
+    """Places of a mask that are true, ascending, then zeros; and their number."""
+    classes = sort_by_size(mask.astype(jnp.int32))
+    return jnp.where(jnp.arange(mask.shape[0], dtype=jnp.int32) < classes.n_small, classes.order, 0), classes.n_small
