@@ -6,7 +6,8 @@ the silhouette and away from occlusion edges, and the edges themselves give none
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -95,39 +96,44 @@ def fragments(
         covered = pixels.valid & (ids >= 0)
     # Uncovered places spread over the mesh: one triangle for all would make the scatter of the gradient wait for itself.
     triangle = lax.stop_gradient(jnp.where(covered, ids, lane % triangles.shape[0]))
-    corners = vertices_image[triangles[triangle]]
+    # Sums are written out corner by corner: reductions over an axis of three are slow.
+    corners = tuple(_corner(vertices_image, triangles, triangle, k) for k in range(3))
     dtype = vertices_image.dtype
-    screen = _screen_barycentric(corners[..., :2], x.astype(dtype), y.astype(dtype), covered)
-    z = corners[..., 2]
+    screen = _screen_barycentric(corners, x.astype(dtype), y.astype(dtype), covered)
+    z0, z1, z2 = (jnp.where(covered, c[..., 2], 1) for c in corners)
     if not perspective:
-        depth = jnp.sum(screen * z, -1)
-        return Fragments(triangle, screen, jnp.where(covered, depth, 0), covered)
-    z = jnp.where(covered[..., None], z, 1)
-    weighted = screen / z
-    inverse_depth = jnp.sum(weighted, -1)
+        depth = screen[0] * z0 + screen[1] * z1 + screen[2] * z2
+        return Fragments(triangle, jnp.stack(screen, -1), jnp.where(covered, depth, 0), covered)
+    w0, w1, w2 = screen[0] / z0, screen[1] / z1, screen[2] / z2
+    inverse_depth = w0 + w1 + w2
     # Positive unless a sliver's weights lie outside and its depths differ by a factor of four.
     good = inverse_depth > 0
-    depth = 1 / jnp.where(good, inverse_depth, 1)
-    barycentric = jnp.where(good[..., None], weighted * depth[..., None], 1 / 3)
-    return Fragments(triangle, barycentric, jnp.where(covered, jnp.where(good, depth, jnp.mean(z, -1)), 0), covered)
+    depth = jnp.where(good, 1 / jnp.where(good, inverse_depth, 1), (z0 + z1 + z2) / 3)
+    barycentric = jnp.stack([jnp.where(good, w * depth, 1 / 3) for w in (w0, w1, w2)], -1)
+    return Fragments(triangle, barycentric, jnp.where(covered, depth, 0), covered)
 
 
-def _screen_barycentric(corners: Array, x: Array, y: Array, covered: Array) -> Array:
-    """Barycentrics in the image of points (…) in triangles (…, 3, 2)."""
-    x0, y0 = corners[..., 0, 0], corners[..., 0, 1]
-    dx1, dy1 = corners[..., 1, 0] - x0, corners[..., 1, 1] - y0
-    dx2, dy2 = corners[..., 2, 0] - x0, corners[..., 2, 1] - y0
+def _corner(rows: Array, triangles: Array, triangle: Array, k: int) -> Array:
+    """The rows of corner ``k`` of each triangle."""
+    return rows[triangles[:, k][triangle]]
+
+
+def _screen_barycentric(corners: tuple[Array, ...], x: Array, y: Array, covered: Array) -> tuple[Array, Array, Array]:
+    """Barycentrics in the image of points (…) in triangles, given as three corners (…, 2 or more)."""
+    x0, y0 = corners[0][..., 0], corners[0][..., 1]
+    dx1, dy1 = corners[1][..., 0] - x0, corners[1][..., 1] - y0
+    dx2, dy2 = corners[2][..., 0] - x0, corners[2][..., 1] - y0
     area = dx1 * dy2 - dx2 * dy1
     usable = covered & (area != 0)
     inverse = 1 / jnp.where(usable, area, 1)
     x, y = x - x0, y - y0
     b1, b2 = (x * dy2 - dx2 * y) * inverse, (dx1 * y - x * dy1) * inverse
-    weights = jnp.stack([1 - b1 - b2, b1, b2], -1)
-    weights = jnp.where(usable[..., None], weights, 1 / 3)
-    clipped = jnp.clip(weights, -OUTSIDE, 1 + OUTSIDE)
-    inside = jnp.all(weights == clipped, -1, keepdims=True)
-    # The largest weight is at least 1/3, so the sum of the clipped ones is positive… unless it is not finite.
-    return jnp.where(inside, weights, clipped / jnp.sum(clipped, -1, keepdims=True))
+    weights = tuple(jnp.where(usable, b, 1 / 3) for b in (1 - b1 - b2, b1, b2))
+    clipped = tuple(jnp.clip(b, -OUTSIDE, 1 + OUTSIDE) for b in weights)
+    inside = (weights[0] == clipped[0]) & (weights[1] == clipped[1]) & (weights[2] == clipped[2])
+    scale = 1 / (clipped[0] + clipped[1] + clipped[2])  # their sum is never zero: the largest is at least 1/3, and two below zero make it 1
+    first, second, third = (jnp.where(inside, b, c * scale) for b, c in zip(weights, clipped))
+    return first, second, third
 
 
 def interpolate(
@@ -139,10 +145,37 @@ def interpolate(
         attributes: one row per vertex, or per corner with triangles of their own: ``interpolate(uv, uv_triangles, where)``.
         triangles: (F, 3) into ``attributes``, in the order of the mesh's triangles.
     """
-    corners = attributes[triangles[where.triangle]]
+    a, b, c = (_corner(attributes, triangles, where.triangle, k) for k in range(3))
     weights = where.barycentric
-    value = sum(corners[..., k, :] * weights[..., k, None] for k in range(3))
+    value = a * weights[..., 0, None] + b * weights[..., 1, None] + c * weights[..., 2, None]
     return jnp.where(where.covered[..., None], value, 0)
+
+
+def over_covered(
+    function: Callable[[CoveredPixels], Any], triangle_id: Int[Array, "H W"], shares: tuple[float, ...] = (0.5, 1.0)
+) -> Any:
+    """``function(pixels)`` with the smallest of a few capacities that holds all covered pixels.
+
+    A loss over a face that fills a third of the image then costs half as much, and one that fills it costs what it must. The program
+    holds one copy of ``function`` per share, so each costs compile time; under ``vmap`` all of them run.
+
+    Args:
+        function: its result must not depend in shape on the capacity: a loss, a histogram.
+        shares: of the image's pixels, ascending; the last is 1, so that nothing overflows.
+
+    Raises:
+        FitjaxError: the shares do not ascend to 1.
+    """
+    if not shares or shares[-1] != 1 or any(not 0 < a < b for a, b in zip(shares, shares[1:])):
+        raise FitjaxError(f"over_covered: shares {shares}; expected ascending numbers above 0, the last of them 1")
+    pixels = covered_pixels(triangle_id)
+    capacities = [max(1, int(share * triangle_id.size)) for share in shares]
+    which = sum((pixels.count > capacity).astype(jnp.int32) for capacity in capacities[:-1])
+
+    def first(capacity: int) -> Callable[[CoveredPixels], Any]:
+        return lambda p: function(CoveredPixels(p.pixel[:capacity], p.valid[:capacity], p.count))
+
+    return lax.switch(which, [first(c) for c in capacities], pixels) if len(shares) > 1 else function(pixels)
 
 
 def scatter_pixels(values: Float[Array, "P C"], pixels: CoveredPixels, height: int, width: int) -> Float[Array, "H W C"]:
