@@ -1,7 +1,8 @@
 """Build `fitjax/data/embedded_albedo.safetensors` from the embedded basis: python -m basis.albedo
 
 Everything is computed: no photograph and no measured texture went into it, so the result is free of other people's rights (CC0).
-Numbers below are standard deviations or means in log pigment, chosen by looking at renders (`python -m basis.albedo_look`).
+Numbers below are standard deviations or means in log pigment (melanin: in log (melanin + offset)),
+chosen by looking at renders (`python -m basis.albedo_look`).
 """
 
 import hashlib
@@ -19,48 +20,48 @@ from fitjax.model.load import load_basis
 DATA = Path(__file__).resolve().parents[1] / "fitjax" / "data"
 
 # Melanin of the whole face, from the lightest to the darkest skin, and the offset that makes its scale linear in lightness.
-LIGHTEST, DARKEST, TONE_OFFSET = 0.05, 13.0, 0.55
+LIGHTEST, DARKEST, TONE_OFFSET = -0.03, 13.0, 0.55
 MELANIN, BLOOD, YELLOW = 0, 1, 2
 
 # Mean of each region, (log melanin, log haemoglobin, log yellow).
 REGION_MEAN = {
     "cheeks": (0.0, 0.22, 0.0),
-    "nose": (0.05, 0.25, 0.0),
-    "nose_bridge": (0.02, 0.0, 0.0),
-    "forehead": (0.08, -0.05, 0.1),
+    "nose": (0.03, 0.25, 0.0),
+    "nose_bridge": (0.01, 0.0, 0.0),
+    "forehead": (0.05, -0.05, 0.1),
     "chin": (0.0, 0.10, 0.0),
-    "upper_lids": (0.14, 0.18, 0.1),
-    "under_eye": (0.10, 0.14, 0.0),
-    "eye_rims": (0.05, 0.55, -0.3),
-    "around_mouth": (0.06, 0.0, 0.1),
-    "lips": (0.02, 1.60, -0.3),
-    "lower_lip": (-0.16, 0.04, 0.0),
+    "upper_lids": (0.09, 0.18, 0.1),
+    "under_eye": (0.07, 0.14, 0.0),
+    "eye_rims": (0.03, 0.55, -0.3),
+    "around_mouth": (0.04, 0.0, 0.1),
+    "lips": (0.01, 1.60, -0.3),
+    "lower_lip": (-0.1, 0.04, 0.0),
     "ears": (0.0, 0.25, 0.0),
     "neck": (0.0, -0.12, 0.1),
-    "jaw_side": (0.04, -0.08, 0.0),
+    "jaw_side": (0.03, -0.08, 0.0),
 }
 # Codes that act on a region: name, region, and what a unit adds.
 REGION_CODES = (
     ("cheek_blush", "cheeks", (0.0, 0.30, 0.0)),
-    ("cheek_melanin", "cheeks", (0.14, 0.0, 0.0)),
+    ("cheek_melanin", "cheeks", (0.09, 0.0, 0.0)),
     ("nose_blush", "nose", (0.0, 0.25, 0.0)),
-    ("nose_bridge_melanin", "nose_bridge", (0.10, 0.08, 0.0)),
-    ("forehead_melanin", "forehead", (0.14, 0.04, 0.0)),
+    ("nose_bridge_melanin", "nose_bridge", (0.07, 0.08, 0.0)),
+    ("forehead_melanin", "forehead", (0.09, 0.04, 0.0)),
     ("chin_blush", "chin", (0.0, 0.20, 0.0)),
-    ("upper_lid_dark", "upper_lids", (0.28, 0.28, 0.0)),
-    ("under_eye_dark", "under_eye", (0.24, 0.24, 0.0)),
-    ("eye_rim_blush", "eye_rims", (0.05, 0.35, 0.0)),
-    ("mouth_melanin", "around_mouth", (0.14, 0.0, 0.0)),
+    ("upper_lid_dark", "upper_lids", (0.18, 0.28, 0.0)),
+    ("under_eye_dark", "under_eye", (0.16, 0.24, 0.0)),
+    ("eye_rim_blush", "eye_rims", (0.03, 0.35, 0.0)),
+    ("mouth_melanin", "around_mouth", (0.09, 0.0, 0.0)),
     ("lip_blush", "lips", (0.0, 0.40, 0.0)),
-    ("lip_melanin", "lips", (0.40, 0.0, 0.0)),
-    ("lower_lip_light", "lower_lip", (-0.20, -0.15, 0.0)),
+    ("lip_melanin", "lips", (0.26, 0.0, 0.0)),
+    ("lower_lip_light", "lower_lip", (-0.13, -0.15, 0.0)),
     ("ear_blush", "ears", (0.0, 0.35, 0.0)),
-    ("neck_melanin", "neck", (0.18, -0.08, 0.0)),
-    ("jaw_melanin", "jaw_side", (0.14, -0.04, 0.0)),
+    ("neck_melanin", "neck", (0.12, -0.08, 0.0)),
+    ("jaw_melanin", "jaw_side", (0.09, -0.04, 0.0)),
 )
 GLOBAL_CODES = ("melanin", "haemoglobin", "melanin_slope", "yellow")
 HAEMOGLOBIN_SIGMA, SLOPE_SIGMA, YELLOW_SIGMA = 0.30, 0.30, 0.55
-SMOOTH_SIGMA = {MELANIN: 0.16, BLOOD: 0.22}
+SMOOTH_SIGMA = {MELANIN: 0.10, BLOOD: 0.22}
 
 # Kind of hair: logit of its mean density, and how strongly it is coloured relative to the scalp's.
 HAIR = {"brow": (0.9, 1.3), "beard": (-3.4, 1.3), "moustache": (-3.2, 1.3), "scalp": (2.6, 1.0), "lash": (1.4, 2.0)}
@@ -101,6 +102,13 @@ MATERIAL_CODES = (
 )
 
 
+def symmetrised(maps: np.ndarray, rows: int, sign: float = 1.0) -> np.ndarray:
+    """Maps (N, H, W) made exactly even (or odd, ``sign`` = -1) in their first rows, the skin's."""
+    result = maps.copy()
+    result[:, :rows] = 0.5 * (maps[:, :rows] + sign * maps[:, :rows, ::-1])
+    return result
+
+
 def code_names() -> list[str]:
     """Names of all codes, in order."""
     n_even, n_smooth = albedo_maps.N_EVEN, albedo_maps.N_EVEN + albedo_maps.N_ODD
@@ -117,7 +125,11 @@ def quantised(name: str, maps: np.ndarray, dtype: type) -> dict[str, np.ndarray]
     scale = np.maximum(high - low, 1e-9) / (info.max - info.min)
     offset = low - info.min * scale
     stored = np.round((maps - offset[:, None, None]) / scale[:, None, None]).clip(info.min, info.max)
-    return {name: stored.astype(dtype), f"{name}.scale": scale.astype(np.float32), f"{name}.offset": offset.astype(np.float32)}
+    return {
+        name: stored.astype(dtype),
+        f"{name}.scale": scale.astype(np.float32),
+        f"{name}.offset": offset.astype(np.float32),
+    }
 
 
 def spectra() -> tuple[np.ndarray, np.ndarray, float]:
@@ -138,6 +150,8 @@ def tensors(surface_model=None) -> tuple[dict[str, np.ndarray], list[str], float
     surface, sharp = texture_surface(model), texture_surface(model, 2 * SIZE)
     regions, smooth = albedo_maps.region_maps(surface), albedo_maps.smooth_modes(surface)
     hair, material = albedo_maps.hair_maps(sharp), albedo_maps.material_maps(sharp)
+    even, coarse = albedo_maps.N_EVEN, albedo_maps.SMOOTH_SIZE
+    smooth = np.concatenate([symmetrised(smooth[:even], coarse), symmetrised(smooth[even:], coarse, -1.0)])
     names = code_names()
     row = {name: k for k, name in enumerate(names)}
     n_smooth, n_maps = len(smooth), 1 + len(smooth) + len(regions)
@@ -176,7 +190,9 @@ def tensors(surface_model=None) -> tuple[dict[str, np.ndarray], list[str], float
 
     table, slope, error = spectra()
     # Effective absorption of hair's two melanins per RGB channel (d'Eon et al., "An energy-conserving hair reflectance model", EGSR 2011).
-    hair_spectra = np.array([[0.008] * 3, [0.62, 0.60, 0.55], 1.7 * np.array([0.419, 0.697, 1.37]), 1.7 * np.array([0.187, 0.4, 1.05])])
+    hair_spectra = np.array(
+        [[0.008] * 3, [0.62, 0.60, 0.55], 1.7 * np.array([0.419, 0.697, 1.37]), 1.7 * np.array([0.187, 0.4, 1.05])]
+    )
     small = {
         "mean_mix": mean_mix,
         "mix": mix.reshape(len(names), -1),
@@ -195,10 +211,11 @@ def tensors(surface_model=None) -> tuple[dict[str, np.ndarray], list[str], float
         "material_mix": material_mix.reshape(len(names), -1),
     }
     result = {k: v.astype(np.float32) for k, v in small.items()}
-    result |= quantised("fine", np.stack(list(regions.values())), np.uint8)
+    result |= quantised("fine", symmetrised(np.stack(list(regions.values())), SIZE), np.uint8)
     result |= quantised("smooth", smooth, np.int16)
     # Eight softnesses away from its border hair is there or not: the steps of eight bits are a sixteenth of a softness.
-    result |= quantised("hair", np.stack([hair[k][0].clip(-8 * hair[k][1], 8 * hair[k][1]) for k in kinds]), np.uint8)
+    fields = np.stack([hair[k][0].clip(-8 * hair[k][1], 8 * hair[k][1]) for k in kinds])
+    result |= quantised("hair", symmetrised(fields, 2 * SIZE), np.uint8)
     result |= quantised("material", np.stack(list(material.values()))[:, 2 * surface.skin_rows :], np.uint8)
     return result, names, error
 

@@ -30,7 +30,9 @@ class Scene:
         index, weight = rasterise(screen, triangles, 2 * size[0], 2 * size[1])
         self.hit = index >= 0
         corner, weight = index[self.hit], weight[self.hit]
-        normal = np.einsum("pk,pkc->pc", weight, vertex_normals(vertices, triangles)[triangles[corner]]) @ rotation(yaw).T
+        normal = (
+            np.einsum("pk,pkc->pc", weight, vertex_normals(vertices, triangles)[triangles[corner]]) @ rotation(yaw).T
+        )
         normal /= np.linalg.norm(normal, axis=1, keepdims=True)
         self.uv = np.einsum("pk,pkc->pc", weight, np.asarray(model.uv, float)[np.asarray(model.uv_triangles)[corner]])
         self.light = 0.30 + 0.12 * normal[:, 1]

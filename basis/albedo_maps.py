@@ -89,7 +89,10 @@ def region_maps(surface: TextureSurface) -> dict[str, np.ndarray]:
     lip, lower = lips(surface)
     ear_centre, ear_radius = _ear(surface)
     u, v = np.meshgrid((np.arange(size) + 0.5) / size, 1 - (np.arange(size) + 0.5) / size)
-    ear = sigmoid(6 * (1.15 - np.hypot((np.minimum(u, 1 - u) - ear_centre[0]) / ear_radius[0], (v - ear_centre[1]) / ear_radius[1])))
+    ear = sigmoid(
+        6
+        * (1.15 - np.hypot((np.minimum(u, 1 - u) - ear_centre[0]) / ear_radius[0], (v - ear_centre[1]) / ear_radius[1]))
+    )
 
     def band(indices: tuple[int, ...], width: float, offset: float = 0.0) -> np.ndarray:
         points = at[list(indices)] + np.array([0, offset, 0])
@@ -142,7 +145,15 @@ def hair_maps(surface: TextureSurface) -> dict[str, tuple[np.ndarray, float]]:
     lash = np.maximum(upper, lower)
 
     # Scalp: above the hairline, down the sideburn, around the ear, down to the nape.
-    pairs = ((10, 151, 1.65), (109, 108, 1.6), (67, 69, 1.4), (103, 104, 1.25), (54, 68, 0.95), (21, 71, 0.45), (162, 139, 0.2))
+    pairs = (
+        (10, 151, 1.65),
+        (109, 108, 1.6),
+        (67, 69, 1.4),
+        (103, 104, 1.25),
+        (54, 68, 0.95),
+        (21, 71, 0.45),
+        (162, 139, 0.2),
+    )
     line = [uv[a] + f * (uv[a] - uv[b]) for a, b, f in pairs]
     line += [uv[127] + [-0.008, 0], np.array([uv[234][0] + 0.004, ear_centre[1] + 0.1 * ear_radius[1]])]
     # With its mirror image, so that the line is level in the middle: no peak, no notch.
@@ -150,15 +161,26 @@ def hair_maps(surface: TextureSurface) -> dict[str, tuple[np.ndarray, float]]:
     front = curve(np.array([*mirrored, *line]), 161)[77:]  # starts beyond the middle, so that the halves overlap
     (eu, ev), (ru, rv) = ear_centre, ear_radius
     around = [(eu + 1.25 * ru, ev - 0.05 * rv), (eu + 1.3 * ru, ev + 0.7 * rv), (eu, ev + 1.25 * rv)]
-    around += [(eu - 1.3 * ru, ev + 0.6 * rv), (eu - 1.4 * ru, ev - 0.9 * rv), (eu - 1.6 * ru, ev - 1.9 * rv), (-0.05, ev - 2.3 * rv)]
+    around += [
+        (eu - 1.3 * ru, ev + 0.6 * rv),
+        (eu - 1.4 * ru, ev - 0.9 * rv),
+        (eu - 1.6 * ru, ev - 1.9 * rv),
+        (-0.05, ev - 2.3 * rv),
+    ]
     scalp = inside_polygon(surface, np.concatenate([front, around, [(-0.05, 1.1), (front[0, 0], 1.1)]]))
 
     # Beard: below a line from the sideburn over the cheek to the wing of the nose; fades out below the jaw.
     corner, wing, subnasale = uv[61], uv[98], uv[2]
     sideburn = np.array([eu + 1.4 * ru, ev + 0.1 * rv])
-    cheek = [sideburn + [0.03, 0.0], uv[177] + [0.035, 0.01], uv[213] + [0.02, -0.005], uv[214] + [0.0, 0.012]]
-    lip_side = [corner + [-0.018, 0.022], 0.5 * (corner + wing) + [-0.012, 0.004], wing + [-0.004, -0.012]]
-    top = curve(np.array([sideburn, *cheek, *lip_side, subnasale + [0, -0.008]]), 120)
+    cheek = [
+        sideburn + np.array([0.03, 0.0]),
+        uv[177] + [0.035, 0.01],
+        uv[213] + [0.02, -0.005],
+        uv[214] + [0.0, 0.012],
+    ]
+    outward = np.array([[-0.018, 0.022], [-0.012, 0.004], [-0.004, -0.012]])
+    lip_side = np.array([corner, 0.5 * (corner + wing), wing]) + outward
+    top = curve(np.array([sideburn, *cheek, *lip_side, subnasale + np.array([0, -0.008])]), 120)
     bottom = [(0.5, 0.1), (0.12, 0.1), (eu + 1.0 * ru, ev - 1.4 * rv)]
     beard = inside_polygon(surface, np.concatenate([top, bottom]))
     beard = np.minimum(beard, position[..., 1] - (at[152, 1] - 14))
@@ -166,7 +188,13 @@ def hair_maps(surface: TextureSurface) -> dict[str, tuple[np.ndarray, float]]:
     above = sigmoid((position[..., 1] - at[61, 1] - 1.0) / 2.0) * sigmoid((at[61, 0] + 7 - position[..., 0]) / 2.5)
     moustache = np.minimum(beard, 24 * above - 12)
     beard = np.minimum(beard, 12 - 24 * above)
-    fields = {"brow": (brow, 0.85), "beard": (beard, 3.2), "moustache": (moustache, 2.0), "scalp": (scalp, 2.6), "lash": (lash, 0.35)}
+    fields = {
+        "brow": (brow, 0.85),
+        "beard": (beard, 3.2),
+        "moustache": (moustache, 2.0),
+        "scalp": (scalp, 2.6),
+        "lash": (lash, 0.35),
+    }
     return {k: (np.where(skin, d, -20).clip(-20, 20), softness) for k, (d, softness) in fields.items()}
 
 
@@ -194,4 +222,3 @@ def material_maps(surface: TextureSurface) -> dict[str, np.ndarray]:
         "teeth": (region == 4) - tongue,
         "socket": (region == 3).astype(float),
     }
-

@@ -70,9 +70,7 @@ def texture_surface(model: LinearModel, size: int = SIZE) -> TextureSurface:
     right_half = np.stack([0.5 - np.abs(landmark_uv[:, 0] - 0.5), landmark_uv[:, 1]], 1)
     in_skin = (landmark_uv[:, 1] > 1 - skin_rows / size)[:, None]
     landmark_uv = np.where(in_skin, 0.5 * (right_half + right_half[partner]), landmark_uv)
-    return TextureSurface(
-        position, region, covered, skin_rows, millimetres, landmark, landmark_uv
-    )
+    return TextureSurface(position, region, covered, skin_rows, millimetres, landmark, landmark_uv)
 
 
 def bump(surface: TextureSurface, centre: np.ndarray, width: float | tuple[float, float, float]) -> np.ndarray:

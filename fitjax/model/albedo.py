@@ -5,7 +5,9 @@ spectra; Jacques, Phys. Med. Biol. 58, 2013; Alotaibi and Smith, ICCV Workshops 
 
     skin = floor + (1 - floor) · dermis · (1 + m μ / k)^-k · exp(-η √(h + o)) · exp(-κ y)
 
-with melanin m, haemoglobin h and a yellow pigment y, each exp(mean map + Σ codes · maps): they stay positive, so skin stays in (0, 1).
+with haemoglobin h and a yellow pigment y = exp(mean map + Σ codes · maps), and melanin m = exp(tone + mean map + Σ codes · maps) - offset, kept
+positive by a soft threshold. So skin stays in (0, 1). The offset (half of what medium skin has) makes a step of tone, and of every melanin
+code, about the same step of log albedo on all skins: otherwise a pattern would cost light skin more prior than dark skin.
 (1 + x / k)^-k is Beer's law averaged over unequal amounts of melanin (the sieve effect); Beer's law itself makes dark skin orange.
 Hair (brows, beard, moustache, scalp, lashes) covers skin by a soft level set; eyes and mouth have colours of their own.
 """
@@ -32,6 +34,8 @@ FORMAT = "fitjax-albedo/1"
 EMBEDDED = "embedded"
 CODE_LIMIT = 4.0
 _TONE_LEAK = 0.04  # keeps a slope at the ends of the tone scale
+_TONE_PRIOR = 0.1  # weight of code 0 in the prior, see BiophysicalAlbedo.prior
+_SOFT = 0.1  # melanin at which the threshold at zero starts to bend
 _MARGIN = 0.02  # where LinearAlbedo starts to bend values back into (0, 1)
 
 
@@ -86,10 +90,10 @@ class BiophysicalAlbedo(_UnitCodes):
     """Pigments, hair, eyes and mouth. P points (texels of a map, or samples), K codes, R maps, J kinds of hair, M materials.
 
     Attributes:
-        maps: (R, P) spatial patterns; ``channel_mean`` (3, P) log melanin, log haemoglobin, log yellow pigment at code zero.
+        maps: (R, P) spatial patterns; ``channel_mean`` (3, P) log melanin relative to the tone, log haemoglobin, log yellow at code zero.
         mix: (K, 3 R) what a unit of each code adds to the three channels, per map.
         slope_mix: (K,) change of the exponent of melanin's spectrum (eumelanin to pheomelanin).
-        tone: (3,) [low, high, offset]: melanin of the whole face is exp(low + (high - low) t(c)) - offset, see :meth:`melanin`.
+        tone: (3,) [low, high, offset] of log (melanin + offset), see :meth:`log_melanin`.
         spectra: (7, 3) rows floor, dermis, μ, k, η, o, κ of the formula above, per RGB channel.
         slope_basis: (3,) log(λ / 550 nm) per channel.
         hair_distance: (J, P) mm inside the border of each kind of hair; ``hair_softness`` (J,) mm.
@@ -142,25 +146,24 @@ class BiophysicalAlbedo(_UnitCodes):
             raise BasisError(f"albedo codes {unknown}: expected some of {', '.join(self.names)}")
         return jnp.asarray([named.get(name, 0.0) for name in self.names], self._dtype)
 
-    def melanin(self, code: Float[Array, "K"]) -> Float[Array, ""]:
-        """Melanin of the whole face from code 0. Φ, the normal distribution function, makes N(0, 1) uniform on a scale that is about linear in
-        CIELAB lightness: the prior prefers no skin tone. A little of the code itself keeps the ends' slope above zero; |c| = 4 are the ends.
+    def log_melanin(self, code: Float[Array, "K"]) -> Float[Array, ""]:
+        """Log of (melanin + offset) of the whole face, from code 0. Φ, the normal distribution function, makes N(0, 1) uniform on a scale that
+        is about linear in CIELAB lightness. A little of the code itself keeps the slope at the ends above zero.
         """
         c = code[0]
         t = (1 - _TONE_LEAK) * jax.scipy.special.ndtr(c) + _TONE_LEAK * (0.5 + 0.5 * jnp.tanh(0.5 * c))
-        low, high, offset = self.tone
-        return jnp.exp(low + (high - low) * t) - offset
+        return self.tone[0] + (self.tone[1] - self.tone[0]) * t
 
     def decode(self, code: Float[Array, "K"]) -> Float[Array, "*S 3"]:
         """Albedo (*shape, 3) in linear light, in (0, 1) for any finite code."""
         dot = lambda a, b: jnp.matmul(a, b, precision="highest")  # noqa: E731
         # Points run along the last axis: three colours there would leave vector units idle.
         pigment = self.channel_mean + dot(dot(code, self.mix).reshape(3, -1), self.maps)
-        log_m, h, y = pigment[0] + jnp.log(self.melanin(code)), jnp.exp(pigment[1]), jnp.exp(pigment[2])
+        m = jnp.exp(pigment[0] + self.log_melanin(code)) - self.tone[2]
+        m, h, y = _SOFT * jax.nn.softplus(m / _SOFT), jnp.exp(pigment[1]), jnp.exp(pigment[2])
         floor, dermis, mu, sieve, eta, offset, kappa = self.spectra[..., None]
         mu = mu * jnp.exp(dot(code, self.slope_mix) * self.slope_basis)[:, None]
-        # logaddexp(0, log x) is log(1 + x) that cannot overflow.
-        depth = sieve * jnp.logaddexp(0.0, log_m + jnp.log(mu / sieve)) + eta * jnp.sqrt(h + offset) + kappa * y
+        depth = sieve * jnp.log1p(m * mu / sieve) + eta * jnp.sqrt(h + offset) + kappa * y
         colour = floor + (1 - floor) * dermis * jnp.exp(-depth)
 
         density, reach = (self.hair_mean + dot(code, self.hair_mix)).reshape(2, -1)
@@ -176,6 +179,15 @@ class BiophysicalAlbedo(_UnitCodes):
         materials = jax.nn.sigmoid(self.material_mean + dot(code, self.material_mix).reshape(-1, 3))
         colour = (1 - self.material.sum(0)) * colour + dot(materials.T, self.material)
         return colour.T.reshape(*self.shape, 3)
+
+    def prior(self, code: Float[Array, "K"]) -> Float[Array, "K"]:
+        """The codes; that of the face's melanin divided by ten.
+
+        Drawn from N(0, 1) it is uniform over tones, but the *most probable* value depends on the coordinate: Gaussian in the code, the mode
+        is a medium skin, and a fit would darken light faces and lighten dark ones. Uniform in tone there is no pull; a trace of it
+        keeps the ends of the scale, where the picture hardly changes, determined.
+        """
+        return code.at[0].multiply(_TONE_PRIOR)
 
     def at(self, uv: Float[Array, "S 2"]) -> BiophysicalAlbedo:
         """The same model at texture coordinates (S, 2), origin bottom-left: its codes are the same, its decode returns (S, 3).
@@ -252,7 +264,11 @@ class LinearAlbedo(_UnitCodes):
             raise BasisError("LinearAlbedo.to_uv: no triangle covers a texel; expected texture coordinates in [0, 1]")
         near = tuple(distance_transform_edt(raster.triangle_id < 0, return_distances=False, return_indices=True))
         corner, weight = np.asarray(triangles)[raster.triangle_id[near]], raster.barycentric[near]
-        spread = lambda x: jnp.asarray(np.einsum("hwk,...hwkc->...hwc", weight, np.asarray(x)[..., corner, :]), self._dtype)  # noqa: E731
+
+        def spread(per_vertex: Array) -> Array:
+            mixed = np.einsum("hwk,...hwkc->...hwc", weight, np.asarray(per_vertex)[..., corner, :])
+            return jnp.asarray(mixed, self._dtype)
+
         return replace(self, mean=spread(self.mean), basis=spread(self.basis), per_vertex=False)
 
 
@@ -332,7 +348,7 @@ def _finite(name: str, value: np.ndarray) -> np.ndarray:
     return value
 
 
-def _expect(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _expect(name: str, value: Any, shape: tuple[int, ...]) -> Any:
     if value.shape != shape:
         raise BasisError(f"field {name!r}: expected shape {shape}, found {value.shape}")
     return value
@@ -342,7 +358,9 @@ def _stored(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
     """Maps (N, H, W) float32 from integers with a scale and an offset per map."""
     value = tensors[name]
     if value.ndim != 3 or value.dtype.kind not in "iu":
-        raise BasisError(f"field {name!r}: expected integers of shape (maps, rows, columns), found {value.dtype} {value.shape}")
+        raise BasisError(
+            f"field {name!r}: expected integers of shape (maps, rows, columns), found {value.dtype} {value.shape}"
+        )
     scale = _expect(f"{name}.scale", tensors[f"{name}.scale"], (len(value),))
     offset = _expect(f"{name}.offset", tensors[f"{name}.offset"], (len(value),))
     return value.astype(np.float32) * scale[:, None, None] + offset[:, None, None]
@@ -361,9 +379,7 @@ def _resized(maps: np.ndarray, size: int) -> np.ndarray:
     return np.stack(enlarged).astype(np.float32) if columns < size else maps
 
 
-def _biophysical(
-    tensors: dict[str, np.ndarray], metadata: dict[str, str], sha256: str, size: int
-) -> BiophysicalAlbedo:
+def _biophysical(tensors: dict[str, np.ndarray], metadata: dict[str, str], sha256: str, size: int) -> BiophysicalAlbedo:
     names = tuple(json.loads(metadata["names"]))
     fine, smooth, hair, below = (_resized(_stored(tensors, k), size) for k in ("fine", "smooth", "hair", "material"))
     # What is not skin lies in the last rows of the texture: only those are stored.
