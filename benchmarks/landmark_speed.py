@@ -69,20 +69,19 @@ def _one_face(
         report.notes.append(f"478 points: {what}.")
     except Unavailable as error:
         report.skipped.append(str(error))
-    slow: dict[str, Callable[[int], Any]] = {}
     if peer is not None:
         qr = peer_optimistix.build(peer.tolerance, "qr")
         for name, solver in ((OPTIMISTIX, peer), (OPTIMISTIX_QR, qr)):
-            results = [solver.single(free, o, losses) for o in marks[: min(n, 8)]]
+            results = [solver.single(free, o, losses) for o in marks]
             reached[name] = np.mean([float(r[0]) for r in results]), np.mean([float(r[1]) for r in results])
         contenders[OPTIMISTIX] = lambda k: jax.block_until_ready(peer.single(free, marks[k % n], losses))
-        slow[OPTIMISTIX_QR] = lambda k: jax.block_until_ready(qr.single(free, marks[k % n], losses))
+        contenders[OPTIMISTIX_QR] = lambda k: jax.block_until_ready(qr.single(free, marks[k % n], losses))
     if eos is not None:
         prepared = [eos.landmarks(p) for p in points]
         contenders[EOS] = lambda k: eos.fit(prepared[k % n], contours=True)
         contenders[EOS_PLAIN] = lambda k: eos.fit(prepared[k % n], contours=False)
         sizes[EOS], sizes[EOS_PLAIN] = (eos.parameters + 6, 68), (eos.parameters + 6, len(eos.fixed))
-    seconds = take_turns(contenders, rounds) | take_turns(slow, max(2, rounds // 8))
+    seconds = take_turns(contenders, rounds)
     median = {name: float(np.median(values)) for name, values in seconds.items()}
     rows = [
         [name, *sizes[name], reached.get(name, (None, None))[1], reached.get(name, (None, None))[0], 1e3 * median[name]]

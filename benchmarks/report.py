@@ -94,7 +94,7 @@ def number(value: Cell) -> str:
         return value
     if isinstance(value, int):
         return str(value)
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def markdown_table(columns: list[str], rows: list[list[Cell]]) -> str:
