@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 
 from basis import albedo_maps, albedo_spectra
 from basis.albedo_surface import SIZE, texture_surface
+from basis.pack import serialise
 from fitjax.model.albedo import FORMAT
 from fitjax.model.load import load_basis
 
@@ -225,8 +225,7 @@ def main() -> None:
     basis = load_basis(level=1, sample_sets=())
     data, names, error = tensors(basis)
     metadata = {"format": FORMAT, "kind": "biophysical", "licence": "CC0-1.0", "names": json.dumps(names)}
-    # Safetensors writes the buffer as it lies in memory, whatever the order of the axes.
-    raw = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in data.items()}, metadata)
+    raw = serialise({k: np.ascontiguousarray(v) for k, v in data.items()}, metadata)
     (DATA / "embedded_albedo.safetensors").write_bytes(raw)
     record = {
         "file": "embedded_albedo.safetensors",
