@@ -34,11 +34,29 @@ class Frozen:
 
     Attributes:
         visible: per sample set (S,), 1.0 where the sample faces the camera; of the sets that the losses of a fit may read.
+        triangle_id: which triangle each pixel of the crop shows, where a loss reads pixels. pixel_weight: how far each pixel is trusted to show
+            the face rather than what is in front of it.
         contour: (17,) which candidate of ``contour68`` each jaw point uses, or None where no loss asks.
     """
 
     visible: dict[str, Float[Array, "S"]]
     contour: Int[Array, "17"] | None
+    triangle_id: Int[Array, "H W"] | None = None
+    pixel_weight: Float[Array, "H W"] | None = None
+
+
+@pytree
+class Mesh:
+    """What rendering needs of a model besides its decoded face; see docs/basis_format.md for the arrays.
+
+    Attributes:
+        face_map: (H, W) where the photo is trusted to show the face, per texel.
+    """
+
+    triangles: Int[Array, "F 3"]
+    uv: Float[Array, "T 2"]
+    uv_triangles: Int[Array, "F 3"]
+    face_map: Float[Array, "H W"]
 
 
 @pytree
@@ -54,6 +72,7 @@ class Prediction:
         prior: whitened codes per group.
         face_centre, face_size: of the observation, pixels: the origin and unit of :attr:`landmarks`.
         frozen: visibility and contour choices of this outer step.
+        params: what was decoded. mesh: of a textured model, else None.
     """
 
     face: Face
@@ -68,6 +87,7 @@ class Prediction:
     face_size: Float[Array, ""]
     frozen: Frozen | None
     params: Params
+    mesh: Mesh | None = None
     default_set: str = static(default="aflw68")
 
     @property
@@ -122,8 +142,16 @@ def predict(model: Model, params: Params, observation: Observation, frozen: Froz
         observation.face_size,
         frozen,
         params,
+        mesh_of(model),
         default,
     )
+
+
+def mesh_of(model: Model) -> Mesh | None:
+    """Topology and texture coordinates of a textured model, None for others."""
+    if not hasattr(model, "face_map"):
+        return None
+    return Mesh(model.triangles, model.uv, model.uv_triangles, model.face_map)
 
 
 def freeze(model: Model, params: Params, names: Iterable[str] | None = None) -> Frozen:

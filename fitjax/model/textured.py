@@ -6,7 +6,8 @@ The model's own shape and albedo are the **proxies**; ``detail_shape`` and ``det
     vertices = proxy vertices + normal displacement sampled at each vertex's UV
     albedo   = proxy albedo · exp(residual)
 
-The albedo residual is a factor, so it never leaves the positive range and its L1 norm treats dark and light skin alike.
+The albedo residual is a factor, so it never leaves the positive range and its L1 norm treats dark and light skin alike. Light is a code of 27 numbers
+with a standard normal prior (:func:`fitjax.model.light_prior.light_from_code`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from PIL import Image, ImageDraw, ImageFilter
 
 from fitjax.geometry.surface import SurfacePoints, vertex_normals
 from fitjax.model.linear import LinearModel
 from fitjax.model.params import Params
 from fitjax.model.protocol import Face
 from fitjax.pytree import pytree, replace, static
+from fitjax.render.texture import sample_texture
 
 #: Sides of the residual maps, texels.
 DETAIL_SIZE = 256
@@ -35,6 +38,7 @@ class TexturedModel:
     Attributes:
         shape: the shape model. albedo: an albedo model (``init``, ``decode``, ``prior``) over the same UVs.
         vertex_uv: (V, 2) one UV per vertex (at a seam, one of its several).
+        face_map: (H, W) 1 on the skin inside the face oval, without eyes and mouth: where the photo is trusted to show the face.
         detail_vertices: (V,) 1 where a vertex may be displaced: the skin, not eyeballs or teeth.
         detail_size: side of the residual maps.
     """
@@ -42,6 +46,7 @@ class TexturedModel:
     shape: LinearModel
     albedo: Any
     vertex_uv: Float[Array, "V 2"]
+    face_map: Float[Array, "H W"]
     detail_vertices: Float[Array, "V"]
     detail_size: int = static(default=DETAIL_SIZE)
 
@@ -70,8 +75,8 @@ class TexturedModel:
         return self.shape.pose_frames
 
     def init(self) -> Params:
-        """Mean face, mean albedo, no residuals."""
-        return {**self.shape.init(), "albedo": self.albedo.init()}
+        """Mean face, mean albedo, white even light, no residuals."""
+        return {**self.shape.init(), "albedo": self.albedo.init(), "light": jnp.zeros(27, self.shape.mean.dtype)}
 
     def no_detail(self) -> Params:
         """Zero residual maps, to add to parameters before a detail stage."""
@@ -84,7 +89,7 @@ class TexturedModel:
         proxy = self.shape.decode(params).vertices
         vertices = proxy
         if "detail_shape" in params:
-            displacement = sample_map(params["detail_shape"][..., None], self.vertex_uv)[:, 0] * self.detail_vertices
+            displacement = sample_texture(params["detail_shape"][..., None], self.vertex_uv)[:, 0] * self.detail_vertices
             vertices = proxy + displacement[:, None] * vertex_normals(proxy, self.triangles)
         proxy_albedo = self.albedo.decode(params["albedo"])
         albedo = proxy_albedo
@@ -97,28 +102,13 @@ class TexturedModel:
         return self.shape.decode_samples(params, name)
 
     def prior(self, params: Params) -> Mapping[str, Any]:
-        return {**self.shape.prior(params), "albedo": self.albedo.prior(params["albedo"])}
+        return {**self.shape.prior(params), "albedo": self.albedo.prior(params["albedo"]), "light": params["light"]}
 
     def bounds(self) -> Mapping[str, tuple[Any, Any]]:
-        return self.shape.bounds()
+        return {**self.shape.bounds(), "albedo": self.albedo.bounds()}
 
     def with_samples(self, name: str) -> TexturedModel:
         return replace(self, shape=self.shape.with_samples(name))
-
-
-def sample_map(image: Float[Array, "H W C"], uv: Float[Array, "*b 2"]) -> Float[Array, "*b C"]:
-    """Bilinear samples of a UV map: row 0 is the top (v = 1), texel centres at (i + 1/2) / size, clamped at the border."""
-    height, width = image.shape[:2]
-    x = jnp.clip(uv[..., 0] * width - 0.5, 0, width - 1)
-    y = jnp.clip((1 - uv[..., 1]) * height - 0.5, 0, height - 1)
-    x0 = jnp.minimum(jnp.floor(x).astype(jnp.int32), width - 2)
-    y0 = jnp.minimum(jnp.floor(y).astype(jnp.int32), height - 2)
-    fx, fy = (x - x0)[..., None], (y - y0)[..., None]
-    flat = image.reshape(height * width, -1)
-    start = y0 * width + x0
-    top = flat[start] * (1 - fx) + flat[start + 1] * fx
-    bottom = flat[start + width] * (1 - fx) + flat[start + width + 1] * fx
-    return top * (1 - fy) + bottom * fy
 
 
 def textured_model(shape: LinearModel, albedo: Any) -> TexturedModel:
@@ -131,4 +121,39 @@ def textured_model(shape: LinearModel, albedo: Any) -> TexturedModel:
     movable[triangles[region == 0].reshape(-1)] = 1
     movable[triangles[region != 0].reshape(-1)] = 0
     dtype = shape.mean.dtype
-    return TexturedModel(shape, albedo, jnp.asarray(vertex_uv, dtype), jnp.asarray(movable, dtype))
+    return TexturedModel(
+        shape, albedo, jnp.asarray(vertex_uv, dtype), jnp.asarray(face_map(shape), dtype), jnp.asarray(movable, dtype)
+    )
+
+
+#: MediaPipe's face oval, in order.
+FACE_OVAL = (
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
+    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)  # fmt: skip
+
+
+def face_map(shape: LinearModel, size: int = DETAIL_SIZE) -> np.ndarray:
+    """(size, size) float32: 1 on texels of skin inside the face oval, fading over a few texels; from the model's own landmarks.
+
+    Without ``mediapipe478`` all skin counts.
+    """
+    texels = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(texels)
+    uv, uv_triangles = np.asarray(shape.uv), np.asarray(shape.uv_triangles)
+
+    def pixels(points: np.ndarray) -> list[tuple[float, float]]:
+        return [(float(u * size - 0.5), float((1 - v) * size - 0.5)) for u, v in points]
+
+    for triangle in uv_triangles[np.asarray(shape.triangle_region) == 0]:
+        draw.polygon(pixels(uv[triangle]), fill=255)
+    skin = np.asarray(texels, np.float32) / 255
+    if "mediapipe478" not in shape.sample_library:
+        return skin
+    samples = shape.sample_library["mediapipe478"]
+    corners = uv[uv_triangles[np.asarray(samples.triangle)]]
+    points = (corners * np.asarray(samples.barycentric)[..., None]).sum(1)
+    oval = Image.new("L", (size, size))
+    ImageDraw.Draw(oval).polygon(pixels(points[list(FACE_OVAL)]), fill=255)
+    soft = oval.filter(ImageFilter.GaussianBlur(size / 128))
+    return skin * np.asarray(soft, np.float32) / 255

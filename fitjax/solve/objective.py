@@ -13,8 +13,8 @@ from fitjax.losses.core import Loss, loss_cost, loss_rows
 from fitjax.model.params import Params, Tangent, retract
 from fitjax.model.protocol import Model
 from fitjax.observation.observation import Observation
-from fitjax.prediction import Frozen, freeze, predict
-from fitjax.pytree import pytree
+from fitjax.prediction import Frozen, freeze, mesh_of, predict
+from fitjax.pytree import pytree, replace
 from fitjax.solve.sharing import Sharing
 
 Losses = Mapping[str, Loss]
@@ -37,10 +37,16 @@ class Problem:
         """The problem with visibility and contour choices taken at ``params``."""
         params = jax.lax.stop_gradient(params)
         names = frozen_sets(self.losses)
-        if self.sharing is None:
+        pixels = reads_pixels(self.losses)
+
+        def one(params: Params, observation: Observation) -> Frozen:
             frozen = freeze(self.model, params, names)
+            return freeze_pixels(self.model, params, observation, frozen) if pixels else frozen
+
+        if self.sharing is None:
+            frozen = one(params, self.observation)
         else:
-            frozen = jax.vmap(lambda p: freeze(self.model, p, names))(self.sharing.gather(params))
+            frozen = jax.vmap(one)(self.sharing.gather(params), self.observation)
         return Problem(self.model, self.observation, self.losses, frozen, self.sharing)
 
 
@@ -56,6 +62,24 @@ def frozen_sets(losses: Losses) -> set[str] | None:
         names |= {options["name"]} if options.get("visible_only") else set()
         names |= {"contour68"} if options.get("contour") else set()
     return names
+
+
+def reads_pixels(losses: Losses) -> bool:
+    """Whether any loss compares pixels: fitjax's own say so, a custom one may by its option ``reads_pixels=True``."""
+    return any(dict(loss.options).get("reads_pixels", False) for loss in losses.values())
+
+
+def freeze_pixels(model: Model, params: Params, observation: Observation, frozen: Frozen) -> Frozen:
+    """The frozen choices with the triangle of each pixel of the crop, and which pixels to trust."""
+    # Imported here: rendering is for fits that read pixels.
+    from fitjax.losses.photometric import trust_pixels
+    from fitjax.render.face import rasterize_face
+
+    if observation.image is None or mesh_of(model) is None:
+        return frozen
+    prediction = predict(model, params, observation, frozen)
+    triangle_id = rasterize_face(prediction, *observation.image.shape[:2])
+    return replace(frozen, triangle_id=triangle_id, pixel_weight=trust_pixels(prediction, observation, triangle_id))
 
 
 def _photo_costs(problem: Problem, params: Params, obs: Observation, frozen: Frozen | None) -> dict[str, Array]:

@@ -1,0 +1,109 @@
+"""Photometric losses: the rendered face against the photo, at the pixels that show the face.
+
+Residuals are differences of sRGB values (what a viewer sees, and what PSNR measures), one per covered pixel of the crop with three components. A pixel counts
+as far as it lies on the skin of the face (the model's face map), inside the photo, and is trusted to show the face rather than what is in front of it
+(:func:`trust_pixels`, frozen per outer step).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from fitjax.errors import FitjaxError
+from fitjax.losses.core import Loss, Residuals, residual
+from fitjax.losses.robust import make_kernel
+from fitjax.observation.observation import Observation
+from fitjax.prediction import Prediction
+from fitjax.pytree import replace
+from fitjax.render.face import RenderedFace, Version, render_face
+from fitjax.render.lighting import srgb_from_linear
+
+#: Default weight: a residual of 0.05 per channel costs about as much as landmarks that are off by 1 % of the face size.
+PHOTOMETRIC_WEIGHT = 150.0
+
+#: Window (pixels of the crop) over which residuals are averaged to find what hides the face, and how many medians count as too much.
+_WINDOW = 9
+_TOO_MUCH = 2.5
+
+
+def rendered(pred: Prediction, obs: Observation, shape: Version = "full", albedo: Version = "full") -> RenderedFace:
+    """The face as the losses of this outer step see it; for losses of your own.
+
+    Raises:
+        FitjaxError: the model has no albedo, or the observation no image.
+    """
+    if pred.mesh is None or obs.image is None:
+        raise FitjaxError(
+            "photometric loss: expected a textured model (fj.load_textured) and an observation with pixels (fj.with_image); one is missing"
+        )
+    assert pred.frozen is not None
+    if pred.frozen.triangle_id is None:
+        raise FitjaxError("photometric loss: nothing was rasterised; this is a loss without the option reads_pixels=True")
+    return render_face(pred, pred.frozen.triangle_id, shape, albedo)
+
+
+def compare(face: RenderedFace, obs: Observation) -> Float[Array, "P 3"]:
+    """Rendered minus photographed, sRGB."""
+    target = obs.image.reshape(-1, 3)[face.pixel]
+    return jnp.where(face.covered[:, None], srgb_from_linear(face.colour) - srgb_from_linear(target), 0)
+
+
+def pixel_trust(face: RenderedFace, obs: Observation) -> Float[Array, "P"]:
+    """Weight of each pixel before occluders are considered."""
+    return face.trusted * obs.image_valid.reshape(-1)[face.pixel] * face.covered
+
+
+def _photometric(pred: Prediction, obs: Observation, *, shape: Version, albedo: Version, reads_pixels: bool) -> Residuals:
+    face = rendered(pred, obs, shape, albedo)
+    weight = pixel_trust(face, obs)
+    if pred.frozen is not None and pred.frozen.pixel_weight is not None:
+        weight = weight * pred.frozen.pixel_weight.reshape(-1)[face.pixel]
+    return Residuals(compare(face, obs), weight)
+
+
+_make = residual(_photometric)
+
+
+def photometric(shape: Version = "full", albedo: Version = "full", robust_scale: float = 0.1) -> Loss:
+    """Robust difference between the rendered face and the photo.
+
+    Args:
+        shape, albedo: ``full`` or ``proxy``. Tran, Liu, Liu (CVPR 2019) sum the pairs (proxy, proxy), (proxy, full) and (full, proxy), so that each
+            residual must explain the photo together with a well-regularised partner.
+        robust_scale: where the Charbonnier kernel turns from square to absolute, in sRGB units.
+    """
+    loss = _make(shape=shape, albedo=albedo, reads_pixels=True)
+    return replace(loss, weight=np.float32(PHOTOMETRIC_WEIGHT), kernel=make_kernel("charbonnier", robust_scale))
+
+
+def box_mean(image: Float[Array, "H W"], size: int) -> Float[Array, "H W"]:
+    """Mean over a square window, zero beyond the border."""
+    ones = (size, size)
+    total = jax.lax.reduce_window(image, jnp.zeros((), image.dtype), jax.lax.add, ones, (1, 1), "SAME")
+    return total / size**2
+
+
+def trust_pixels(pred: Prediction, obs: Observation, triangle_id: Int[Array, "H W"]) -> Float[Array, "H W"]:
+    """Which pixels show the face, by robust statistics: hair, glasses and hands differ from the rendered skin by more than it usually differs.
+
+    The mean residual over a window, against the median over the face: a window that is off by 2.5 medians counts half, by 5 hardly at all.
+    """
+    height, width = triangle_id.shape
+    face = render_face(pred, triangle_id)
+    weight = pixel_trust(face, obs)
+    size = jnp.sqrt(jnp.sum(compare(face, obs) ** 2, -1) + 1e-12)
+
+    def picture(values: Array) -> Array:
+        return jnp.zeros(height * width, values.dtype).at[face.pixel].add(values).reshape(height, width)
+
+    count = box_mean(picture(weight), _WINDOW)
+    mean = box_mean(picture(weight * size), _WINDOW) / jnp.maximum(count, 1e-3)
+    trusted = picture(weight) > 0.5
+    ordered = jnp.sort(jnp.where(trusted, mean, jnp.inf).reshape(-1))
+    middle = ordered[jnp.maximum(jnp.sum(trusted) // 2, 0)]
+    # On a perfect fit every residual is noise: below two per cent nothing is an occluder.
+    middle = jnp.maximum(jnp.where(jnp.isfinite(middle), middle, 1.0), 0.02)
+    return 1 / (1 + (mean / (_TOO_MUCH * middle)) ** 4)
