@@ -100,7 +100,8 @@ def number(value: Cell) -> str:
 def markdown_table(columns: list[str], rows: list[list[Cell]]) -> str:
     """A Markdown table, its first column left and the others right."""
     lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
-    lines += ["| " + " | ".join(number(c) for c in row) + " |" for row in rows]
+    # A bar inside a cell would end it.
+    lines += ["| " + " | ".join(number(c).replace("|", "\\|") for c in row) + " |" for row in rows]
     return "\n".join(lines)
 
 

@@ -73,3 +73,7 @@ def test_numbers_and_targets_as_text():
     )
     assert [row[-1] for row in rows] == ["**no**", "not measured"]
     assert rows[0][1] == "≥ 600 faces/s"
+
+
+def test_a_bar_in_a_cell_does_not_end_it():
+    assert report.markdown_table(["a", "b"], [["|yaw|", 2]]).splitlines()[-1] == r"| \|yaw\| | 2 |"
