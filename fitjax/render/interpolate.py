@@ -60,6 +60,7 @@ def covered_pixels(triangle_id: Int[Array, "H W"], capacity: int | None = None) 
     Raises:
         FitjaxError: the capacity is not between 1 and the number of pixels.
     """
+    triangle_id = jnp.asarray(triangle_id)
     n = triangle_id.size
     capacity = n if capacity is None else capacity
     if not 1 <= capacity <= n:
@@ -83,6 +84,7 @@ def fragments(
         pixels: only these (shape (P,)); all pixels (shape (H, W)) by default.
         perspective: as for `rasterize`.
     """
+    vertices_image, triangles, triangle_id = jnp.asarray(vertices_image), jnp.asarray(triangles), jnp.asarray(triangle_id)
     height, width = triangle_id.shape
     if pixels is None:
         ids = triangle_id
@@ -145,6 +147,7 @@ def interpolate(
         attributes: one row per vertex, or per corner with triangles of their own: ``interpolate(uv, uv_triangles, where)``.
         triangles: (F, 3) into ``attributes``, in the order of the mesh's triangles.
     """
+    attributes, triangles = jnp.asarray(attributes), jnp.asarray(triangles)
     a, b, c = (_corner(attributes, triangles, where.triangle, k) for k in range(3))
     weights = where.barycentric
     value = a * weights[..., 0, None] + b * weights[..., 1, None] + c * weights[..., 2, None]

@@ -30,6 +30,7 @@ DIFFUSE = np.array([1.0, *[2 / 3] * 3, *[1 / 4] * 5])
 
 def harmonics(directions: Float[Array, "*s 3"]) -> Float[Array, "*s 9"]:
     """The nine basis functions at unit vectors."""
+    directions = jnp.asarray(directions)
     x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
     return jnp.stack(
         [
@@ -49,6 +50,7 @@ def harmonics(directions: Float[Array, "*s 3"]) -> Float[Array, "*s 9"]:
 
 def diffuse_shading(normals: Float[Array, "*s 3"], light: Float[Array, "9 3"]) -> Float[Array, "*s 3"]:
     """What a white diffuse surface shows: irradiance / π. May be slightly negative behind a strong light, as the series ends early."""
+    normals, light = jnp.asarray(normals), jnp.asarray(light)
     basis = harmonics(normals) * jnp.asarray(DIFFUSE, normals.dtype)
     return sum(basis[..., k, None] * light[k] for k in range(9))
 
@@ -74,7 +76,8 @@ def directional_light(
     Args:
         direction: from the surface **towards** the light, camera axes; any length.
         intensity: what a white surface that faces the source would show. Of the clamped cosine the series keeps nine functions:
-            it shows 1.0625 times that when facing the source, 0.0625 behind it, and at most 0.094 less elsewhere.
+            the surface shows 1.0625 times that when facing the source, 0.0625 behind it, between 0.04 too little and 0.094 too much
+            elsewhere.
         ambient: radiance of the rest of the environment.
     """
     intensity = jnp.asarray(intensity)

@@ -23,6 +23,7 @@ def uv_from_texel(texel: Float[Array, "*s 2"], height: int, width: int) -> Float
 
 def sample_texture(texture: Float[Array, "H W C"], uv: Float[Array, "*s 2"]) -> Float[Array, "*s C"]:
     """The map's value at ``uv``; differentiable in both. Coordinates that are not finite read the border."""
+    texture, uv = jnp.asarray(texture), jnp.asarray(uv)
     height, width = texture.shape[:2]
     texel = texel_from_uv(uv, height, width)
     texel = jnp.where(jnp.isfinite(texel), texel, 0)

@@ -31,6 +31,7 @@ def seen_vertices(triangle_id: Int[Array, "H W"], triangles: Int[Array, "F 3"], 
 
 
 def _any_corner(flag: Bool[Array, "F"], triangles: Int[Array, "F 3"], n_vertices: int) -> Bool[Array, "V"]:
+    triangles = jnp.asarray(triangles)
     corners = jnp.broadcast_to(flag[:, None], triangles.shape).astype(jnp.int32)
     return jnp.zeros(n_vertices, jnp.int32).at[triangles].max(corners) > 0
 
@@ -47,6 +48,7 @@ def _front(vertices_image: Float[Array, "V 3"], triangles: Int[Array, "F 3"]) ->
 
 def fit_to_square(vertices_image: Float[Array, "V 3"], resolution: int) -> Float[Array, "V 3"]:
     """The mesh scaled and shifted in the image plane so that its longer side takes ``resolution`` pixels but for a border."""
+    vertices_image = jnp.asarray(vertices_image)
     z = vertices_image[:, 2:]
     usable = jnp.isfinite(vertices_image).all(1, keepdims=True) & (z >= DEPTH_RANGE[0]) & (z <= DEPTH_RANGE[1])
     xy = vertices_image[:, :2]
@@ -70,6 +72,7 @@ def points_visible(
     Args:
         points_image, vertices_image: x and y in pixels of ``triangle_id``, and camera depth.
     """
+    triangles, triangle_id = jnp.asarray(triangles), jnp.asarray(triangle_id)
     height, width = triangle_id.shape
     points, vertices = lax.stop_gradient(points_image), lax.stop_gradient(vertices_image)
     x, y, z = points[:, 0], points[:, 1], points[:, 2]
@@ -112,6 +115,7 @@ def vertex_visibility(
         vertices_image: (V, 3) pixels and camera depth, as for `rasterize`.
         resolution: pixels along the mesh's longer side. Time grows slowly with it.
     """
+    triangles = jnp.asarray(triangles)
     fitted = fit_to_square(lax.stop_gradient(vertices_image), resolution)
     ids = rasterize(fitted, triangles, resolution, resolution, perspective=perspective)
     facing = _any_corner(_front(fitted, triangles), triangles, vertices_image.shape[0])
@@ -128,6 +132,7 @@ def sample_visibility(
     tolerance: float = TOLERANCE,
 ) -> Bool[Array, "S"]:
     """The same for surface samples: their triangle faces the camera and nothing hides them."""
+    triangles = jnp.asarray(triangles)
     fitted = fit_to_square(lax.stop_gradient(vertices_image), resolution)
     ids = rasterize(fitted, triangles, resolution, resolution, perspective=perspective)
     points = sample_points_image(samples, fitted, triangles, perspective=perspective)
@@ -139,6 +144,7 @@ def sample_points_image(
     samples: SurfaceSamples, vertices_image: Float[Array, "V 3"], triangles: Int[Array, "F 3"], *, perspective: bool = True
 ) -> Float[Array, "S 3"]:
     """Pixels and depth of samples, from those of the vertices."""
+    vertices_image, triangles = jnp.asarray(vertices_image), jnp.asarray(triangles)
     a, b, c = _corner_columns(vertices_image, triangles, samples.triangle)
     weights = [samples.barycentric[:, k, None] for k in range(3)]
     if not perspective:
