@@ -25,7 +25,9 @@ def sphere(count):
     z, w = np.polynomial.legendre.leggauss(count)
     angle = 2 * np.pi * np.arange(2 * count) / (2 * count)
     r = np.sqrt(1 - z**2)
-    points = np.stack([r[:, None] * np.cos(angle), r[:, None] * np.sin(angle), np.broadcast_to(z[:, None], (count, 2 * count))], -1)
+    points = np.stack(
+        [r[:, None] * np.cos(angle), r[:, None] * np.sin(angle), np.broadcast_to(z[:, None], (count, 2 * count))], -1
+    )
     return points.reshape(-1, 3), np.repeat(w * np.pi / count, 2 * count)
 
 
@@ -56,7 +58,9 @@ def test_shading_is_the_integral_over_the_environment():
     found = diffuse_shading(normals.astype(np.float32), light.astype(np.float32))
     np.testing.assert_allclose(found, expected, atol=2e-4)
     albedo = rng.random((20, 3)).astype(np.float32)
-    np.testing.assert_allclose(shade(albedo, normals.astype(np.float32), light.astype(np.float32)), found * albedo, atol=1e-6)
+    np.testing.assert_allclose(
+        shade(albedo, normals.astype(np.float32), light.astype(np.float32)), found * albedo, atol=1e-6
+    )
     np.testing.assert_allclose(DIFFUSE * np.pi, [np.pi] + [2 * np.pi / 3] * 3 + [np.pi / 4] * 5)
 
 
@@ -91,7 +95,9 @@ def test_specular():
     fan = np.stack([[np.sin(a), 0, -np.cos(a)] for a in np.linspace(0, 1, 101)]).astype(np.float32)
     lobe = specular(fan, np.broadcast_to(position[0], fan.shape), side, np.ones(3, np.float32), np.float32(200))
     assert np.linspace(0, 1, 101)[int(lobe[:, 0].argmax())] == pytest.approx(np.pi / 8, abs=0.011)
-    gradient = jax.grad(lambda n, s: jnp.sum(specular(n, position, towards, np.ones(3, np.float32), s)), (0, 1))(normals, 20.0)
+    gradient = jax.grad(lambda n, s: jnp.sum(specular(n, position, towards, np.ones(3, np.float32), s)), (0, 1))(
+        normals, 20.0
+    )
     assert all(np.isfinite(g).all() for g in gradient)
 
 

@@ -9,7 +9,8 @@ from test_raster_ids import soup
 
 from fitjax.geometry.surface import make_samples
 from fitjax.render import lighting
-from fitjax.render.interpolate import covered_pixels, fragments, interpolate, over_covered, scatter_pixels
+from fitjax.render.interpolate import covered_pixels, fragments, interpolate, scatter_pixels
+from fitjax.render.raster_sums import sum_over_covered
 from fitjax.render.rasterize import rasterize
 from fitjax.render.reference import rasterize_reference
 from fitjax.render.texture import sample_texture
@@ -25,16 +26,27 @@ def photometric(vertices, colours, triangles, texture, light, target):
         where = fragments(vertices, triangles, ids, pixels)
         colour = interpolate(colours, triangles, where)
         colour = colour * sample_texture(texture, colour[:, :2]) * lighting.diffuse_shading(colour, light)
-        colour = lighting.srgb_from_linear(colour + lighting.specular(colour, colour + 1, light[1], light[0], light[2, 0]))
-        return jnp.sum(jnp.abs(lighting.linear_from_srgb(colour) - target.reshape(-1, 3)[pixels.pixel]) * pixels.valid[:, None])
+        colour = lighting.srgb_from_linear(
+            colour + lighting.specular(colour, colour + 1, light[1], light[0], light[2, 0])
+        )
+        return jnp.sum(
+            jnp.abs(lighting.linear_from_srgb(colour) - target.reshape(-1, 3)[pixels.pixel]) * pixels.valid[:, None]
+        )
 
-    return over_covered(loss, ids)
+    return sum_over_covered(loss, ids)
 
 
 def arguments():
     rng = np.random.default_rng(0)
     vertices, triangles = soup(rng, 200, 40, 5.0)
-    arrays = (vertices, rng.random(vertices.shape), triangles, rng.random((8, 8, 3)), rng.random((9, 3)), rng.random((32, 40, 3)))
+    arrays = (
+        vertices,
+        rng.random(vertices.shape),
+        triangles,
+        rng.random((8, 8, 3)),
+        rng.random((9, 3)),
+        rng.random((32, 40, 3)),
+    )
     return tuple(jnp.asarray(a, jnp.int32 if a.dtype.kind == "i" else jnp.float32) for a in arrays)
 
 

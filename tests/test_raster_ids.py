@@ -153,7 +153,9 @@ def test_ids_give_no_gradient_and_dtypes_agree():
     np.testing.assert_array_equal(jax.jit(jax.grad(total))(vertices), 1.0)
     single = ids_of(vertices, triangles, 48, 48)
     with jax.enable_x64(True):
-        double = jax.jit(rasterize, static_argnums=(2, 3))(vertices.astype(np.float64), triangles.astype(np.int64), 48, 48)
+        double = jax.jit(rasterize, static_argnums=(2, 3))(
+            vertices.astype(np.float64), triangles.astype(np.int64), 48, 48
+        )
     assert double.dtype == np.int32
     np.testing.assert_array_equal(double, single)
 

@@ -88,13 +88,18 @@ def test_one_triangle_hides_another():
 
 def test_does_not_depend_on_the_photo(head):
     points, triangles = head
-    near, far = (vertex_visibility(project_mesh(points, 512, 40, zoom, shift), triangles) for zoom, shift in ((3.0, (900, 0)), (0.1, (0, 0))))
+    near, far = (
+        vertex_visibility(project_mesh(points, 512, 40, zoom, shift), triangles)
+        for zoom, shift in ((3.0, (900, 0)), (0.1, (0, 0)))
+    )
     assert (np.asarray(near) == np.asarray(far)).mean() > 0.999
 
 
 def test_weak_perspective_samples():
     vertices = np.array([[0, 0, 1], [0, 40, 2], [40, 0, 3]], np.float32)
     samples = make_samples([0], [[0.5, 0.25, 0.25]], 1)
-    np.testing.assert_allclose(sample_points_image(samples, vertices, np.array([[0, 1, 2]]), perspective=False), [[10, 10, 1.75]])
+    np.testing.assert_allclose(
+        sample_points_image(samples, vertices, np.array([[0, 1, 2]]), perspective=False), [[10, 10, 1.75]]
+    )
     found = sample_points_image(samples, vertices, np.array([[0, 1, 2]]))
     np.testing.assert_allclose(found, [[0.25 * 3 * 40 / 1.75, 0.25 * 2 * 40 / 1.75, 1.75]], rtol=1e-6)

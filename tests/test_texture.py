@@ -26,7 +26,9 @@ def test_against_the_loop():
     for shape in ((5, 7, 3), (1, 4, 2), (6, 1, 1), (1, 1, 3)):
         texture, uv = rng.random(shape), rng.uniform(-0.3, 1.3, (200, 2))
         with jax.enable_x64(True):
-            np.testing.assert_allclose(sample_texture(jnp.asarray(texture), jnp.asarray(uv)), sample_reference(texture, uv), atol=1e-14)
+            np.testing.assert_allclose(
+                sample_texture(jnp.asarray(texture), jnp.asarray(uv)), sample_reference(texture, uv), atol=1e-14
+            )
         single = sample_texture(texture.astype(np.float32), uv.astype(np.float32))
         assert single.dtype == jnp.float32 and single.shape == (200, shape[2])
 
@@ -37,14 +39,18 @@ def test_v_is_up_and_texel_centres_are_exact():
     uv = uv_from_texel(jnp.stack([columns, rows], -1).astype(jnp.float32), 3, 4)
     np.testing.assert_allclose(sample_texture(texture, uv), texture, atol=1e-5)
     np.testing.assert_allclose(texel_from_uv(uv, 3, 4), np.stack([columns, rows], -1), atol=1e-6)
-    corners = jnp.array([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]])  # top left, top right, bottom left, bottom right
+    corners = jnp.array(
+        [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
+    )  # top left, top right, bottom left, bottom right
     np.testing.assert_array_equal(sample_texture(texture, corners)[:, 0], [0, 3, 8, 11])
 
 
 def test_gradients():
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
-        texture, uv, weight = (jnp.asarray(a) for a in (rng.random((5, 6, 2)), rng.uniform(0.1, 0.9, (30, 2)), rng.normal(size=(30, 2))))
+        texture, uv, weight = (
+            jnp.asarray(a) for a in (rng.random((5, 6, 2)), rng.uniform(0.1, 0.9, (30, 2)), rng.normal(size=(30, 2)))
+        )
 
         def loss(t, p):
             return jnp.sum(sample_texture(t, p) ** 2 * weight)

@@ -1,1 +1,65 @@
-"""Rendering: the NumPy reference rasteriser and the pictures made with it."""
+"""Rendering: rasterize → interpolate → texture → shade, differentiable; a NumPy reference; the pictures made with it.
+
+The names below load on first use (PEP 562), so that drawing an overlay does not wait for JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fitjax.render.interpolate import (
+        CoveredPixels,
+        Fragments,
+        covered_pixels,
+        fragments,
+        interpolate,
+        scatter_pixels,
+    )
+    from fitjax.render.lighting import ambient_light, diffuse_shading, directional_light, shade, specular
+    from fitjax.render.raster_sums import sum_over_covered
+    from fitjax.render.texture import sample_texture
+    from fitjax.render.visibility import sample_visibility, seen, seen_vertices, vertex_visibility
+
+#: Not ``rasterize`` itself: it has the name of its module, ``fitjax.render.rasterize``.
+_HOME = {
+    "fitjax.render.interpolate": "CoveredPixels Fragments covered_pixels fragments interpolate scatter_pixels",
+    "fitjax.render.lighting": "ambient_light diffuse_shading directional_light shade specular",
+    "fitjax.render.raster_sums": "sum_over_covered",
+    "fitjax.render.texture": "sample_texture",
+    "fitjax.render.visibility": "sample_visibility seen seen_vertices vertex_visibility",
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
+
+__all__ = [  # noqa: RUF022 (in the order of use)
+    "CoveredPixels",
+    "Fragments",
+    "covered_pixels",
+    "fragments",
+    "interpolate",
+    "scatter_pixels",
+    "sum_over_covered",
+    "sample_texture",
+    "ambient_light",
+    "directional_light",
+    "diffuse_shading",
+    "shade",
+    "specular",
+    "seen",
+    "seen_vertices",
+    "vertex_visibility",
+    "sample_visibility",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,14 +6,12 @@ the silhouette and away from occlusion edges, and the edges themselves give none
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from fitjax.errors import FitjaxError
+from fitjax.pytree import pytree
 from fitjax.render.raster_classes import compact
 
 #: Barycentrics may leave [0, 1] by this much. A pixel's centre is covered up to 1/362 pixel outside of its triangle (positions are rounded
@@ -21,7 +19,8 @@ from fitjax.render.raster_classes import compact
 OUTSIDE = 0.25
 
 
-class CoveredPixels(NamedTuple):
+@pytree
+class CoveredPixels:
     """Row-major numbers of the covered pixels.
 
     Attributes:
@@ -35,7 +34,8 @@ class CoveredPixels(NamedTuple):
     count: Int[Array, ""]
 
 
-class Fragments(NamedTuple):
+@pytree
+class Fragments:
     """What a set of pixels shows.
 
     Attributes:
@@ -84,8 +84,12 @@ def fragments(
         pixels: only these (shape (P,)); all pixels (shape (H, W)) by default.
         perspective: as for `rasterize`.
     """
-    vertices_image, triangles, triangle_id = jnp.asarray(vertices_image), jnp.asarray(triangles), jnp.asarray(triangle_id)
-    height, width = triangle_id.shape
+    vertices_image, triangles, triangle_id = (
+        jnp.asarray(vertices_image),
+        jnp.asarray(triangles),
+        jnp.asarray(triangle_id),
+    )
+    width = triangle_id.shape[1]
     if pixels is None:
         ids = triangle_id
         x, y = lax.broadcasted_iota(jnp.int32, ids.shape, 1), lax.broadcasted_iota(jnp.int32, ids.shape, 0)
@@ -133,7 +137,9 @@ def _screen_barycentric(corners: tuple[Array, ...], x: Array, y: Array, covered:
     weights = tuple(jnp.where(usable, b, 1 / 3) for b in (1 - b1 - b2, b1, b2))
     clipped = tuple(jnp.clip(b, -OUTSIDE, 1 + OUTSIDE) for b in weights)
     inside = (weights[0] == clipped[0]) & (weights[1] == clipped[1]) & (weights[2] == clipped[2])
-    scale = 1 / (clipped[0] + clipped[1] + clipped[2])  # their sum is never zero: the largest is at least 1/3, and two below zero make it 1
+    scale = 1 / (
+        clipped[0] + clipped[1] + clipped[2]
+    )  # their sum is never zero: the largest is at least 1/3, and two below zero make it 1
     first, second, third = (jnp.where(inside, b, c * scale) for b, c in zip(weights, clipped))
     return first, second, third
 
@@ -154,34 +160,9 @@ def interpolate(
     return jnp.where(where.covered[..., None], value, 0)
 
 
-def over_covered(
-    function: Callable[[CoveredPixels], Any], triangle_id: Int[Array, "H W"], shares: tuple[float, ...] = (0.5, 1.0)
-) -> Any:
-    """``function(pixels)`` with the smallest of a few capacities that holds all covered pixels.
-
-    A loss over a face that fills a third of the image then costs half as much, and one that fills it costs what it must. The program
-    holds one copy of ``function`` per share, so each costs compile time; under ``vmap`` all of them run.
-
-    Args:
-        function: its result must not depend in shape on the capacity: a loss, a histogram.
-        shares: of the image's pixels, ascending; the last is 1, so that nothing overflows.
-
-    Raises:
-        FitjaxError: the shares do not ascend to 1.
-    """
-    if not shares or shares[-1] != 1 or any(not 0 < a < b for a, b in zip(shares, shares[1:])):
-        raise FitjaxError(f"over_covered: shares {shares}; expected ascending numbers above 0, the last of them 1")
-    pixels = covered_pixels(triangle_id)
-    capacities = [max(1, int(share * triangle_id.size)) for share in shares]
-    which = sum((pixels.count > capacity).astype(jnp.int32) for capacity in capacities[:-1])
-
-    def first(capacity: int) -> Callable[[CoveredPixels], Any]:
-        return lambda p: function(CoveredPixels(p.pixel[:capacity], p.valid[:capacity], p.count))
-
-    return lax.switch(which, [first(c) for c in capacities], pixels) if len(shares) > 1 else function(pixels)
-
-
-def scatter_pixels(values: Float[Array, "P C"], pixels: CoveredPixels, height: int, width: int) -> Float[Array, "H W C"]:
+def scatter_pixels(
+    values: Float[Array, "P C"], pixels: CoveredPixels, height: int, width: int
+) -> Float[Array, "H W C"]:
     """An image from values at covered pixels, 0 elsewhere."""
     place = jnp.where(pixels.valid, pixels.pixel, height * width)
     image = jnp.zeros((height * width, *values.shape[1:]), values.dtype).at[place].set(values, mode="drop")

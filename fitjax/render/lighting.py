@@ -52,7 +52,10 @@ def diffuse_shading(normals: Float[Array, "*s 3"], light: Float[Array, "9 3"]) -
     """What a white diffuse surface shows: irradiance / π. May be slightly negative behind a strong light, as the series ends early."""
     normals, light = jnp.asarray(normals), jnp.asarray(light)
     basis = harmonics(normals) * jnp.asarray(DIFFUSE, normals.dtype)
-    return sum(basis[..., k, None] * light[k] for k in range(9))
+    shown = basis[..., 0, None] * light[0]
+    for k in range(1, 9):
+        shown = shown + basis[..., k, None] * light[k]
+    return shown
 
 
 def shade(

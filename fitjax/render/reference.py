@@ -114,7 +114,7 @@ def _snap(vertices: np.ndarray, perspective: bool) -> tuple[np.ndarray, np.ndarr
     """Positions (V, 2) in 1/256 pixel and depth codes (V,), both int64; code -1 for a vertex that is not drawn."""
     z = vertices[:, 2].astype(np.float32)
     with np.errstate(invalid="ignore"):
-        usable = (np.abs(vertices[:, :2]) <= _GUARD_PIXELS).all(1) & (z >= 2.0**-60) & (z <= 2.0**60)
+        usable: np.ndarray = np.asarray((np.abs(vertices[:, :2]) <= _GUARD_PIXELS).all(1) & (z >= 2.0**-60) & (z <= 2.0**60))
     position = np.rint(np.where(usable[:, None], vertices[:, :2], 0) * _SUBPIXELS).astype(np.int64)
     z = np.where(usable, z, np.float32(1))
     scaled = np.float32(1) / z if perspective else z

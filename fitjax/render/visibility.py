@@ -141,7 +141,11 @@ def sample_visibility(
 
 
 def sample_points_image(
-    samples: SurfaceSamples, vertices_image: Float[Array, "V 3"], triangles: Int[Array, "F 3"], *, perspective: bool = True
+    samples: SurfaceSamples,
+    vertices_image: Float[Array, "V 3"],
+    triangles: Int[Array, "F 3"],
+    *,
+    perspective: bool = True,
 ) -> Float[Array, "S 3"]:
     """Pixels and depth of samples, from those of the vertices."""
     vertices_image, triangles = jnp.asarray(vertices_image), jnp.asarray(triangles)
