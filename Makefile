@@ -19,7 +19,7 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --nbmake tests notebooks
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbmake tests notebooks
 
 # The picture at the top of the README.
 picture: demo

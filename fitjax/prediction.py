@@ -149,9 +149,10 @@ def predict(model: Model, params: Params, observation: Observation, frozen: Froz
 
 def mesh_of(model: Model) -> Mesh | None:
     """Topology and texture coordinates of a textured model, None for others."""
-    if not hasattr(model, "face_map"):
+    textured: Any = model
+    if not hasattr(textured, "face_map"):
         return None
-    return Mesh(model.triangles, model.uv, model.uv_triangles, model.face_map)
+    return Mesh(textured.triangles, textured.uv, textured.uv_triangles, textured.face_map)
 
 
 def freeze(model: Model, params: Params, names: Iterable[str] | None = None) -> Frozen:

@@ -18,7 +18,7 @@ from fitjax.model.load import linear_model
 from fitjax.model.params import retract, zero_tangent
 from fitjax.prediction import predict
 from fitjax.pytree import replace
-from fitjax.solve.levenberg_marquardt import box_quadratic, gauss_newton
+from fitjax.solve.levenberg_marquardt import box_quadratic, gauss_newton, partly_bounded_quadratic
 from fitjax.solve.objective import Problem, costs
 
 EVERYTHING = {"pose": 1.0, "identity": 1.0, "expression": 1.0}
@@ -43,6 +43,21 @@ def test_box_quadratic_matches_scipy():
             expected = lsq_linear(a, target, (low, high), tol=1e-14).x
             found = solve(a.T @ a, a.T @ target, low, high)
             np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_partly_bounded_quadratic_matches_scipy():
+    rng = np.random.default_rng(1)
+    bounded = np.arange(20) % 3 == 0
+    with jax.enable_x64(True):
+        solve = jax.jit(lambda s, b, low, high: partly_bounded_quadratic(s, b, low, high, bounded, 50))
+        for _ in range(20):
+            a = rng.normal(size=(40, 20))
+            a /= np.linalg.norm(a, axis=0)
+            target = rng.normal(size=40) * 3
+            low = np.where(bounded, -rng.uniform(0, 0.3, 20), -np.inf)
+            high = np.where(bounded, rng.uniform(0.01, 0.3, 20), np.inf)
+            expected = lsq_linear(a, target, (low, high), tol=1e-14).x
+            np.testing.assert_allclose(solve(a.T @ a, a.T @ target, low, high), expected, atol=2e-6)
 
 
 def test_levenberg_marquardt_reaches_the_minimum_that_scipy_finds(toy):

@@ -1,8 +1,8 @@
 """Photometric losses: the rendered face against the photo, at the pixels that show the face.
 
-Residuals are differences of sRGB values (what a viewer sees, and what PSNR measures), one per covered pixel of the crop with three components. A pixel counts
-as far as it lies on the skin of the face (the model's face map), inside the photo, and is trusted to show the face rather than what is in front of it
-(:func:`trust_pixels`, frozen per outer step).
+Residuals are differences of sRGB values (what a viewer sees, and what PSNR measures), one per covered pixel of the crop with three
+components. A pixel counts as far as it lies on the skin of the face (the model's face map), inside the photo, and is trusted to show the face
+rather than what is in front of it (:func:`trust_pixels`, frozen per outer step).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Int
@@ -36,7 +37,7 @@ class LevenbergMarquardt:
     """
 
     tolerance: Any = 1e-5
-    initial_damping: Any = 1e-2
+    initial_damping: Any = 1e-4
     decrease: Any = 0.3
     increase: Any = 4.0
     max_steps: int = static(default=30)
@@ -152,16 +153,47 @@ def _solve_step(
         delta = cho_solve(cho_factor(system), right)
     else:
         low, high = ravel_pytree(box[0])[0] / scale, ravel_pytree(box[1])[0] / scale
-        delta = box_quadratic(system, right, low, high, solver.active_set_passes)
+        delta = partly_bounded_quadratic(system, right, low, high, bounded_mask(problem, zero), solver.active_set_passes)
     delta = delta * scale * ravel_pytree(mask)[0]
     curvature = jnp.matmul(here.hessian, delta, precision="highest")
     return delta, -(jnp.dot(here.gradient, delta) + 0.5 * jnp.dot(delta, curvature))
 
 
+def bounded_mask(problem: Problem, zero: Tangent) -> np.ndarray:
+    """(n,) which flat coordinates the model bounds; known from the structure alone."""
+    limits = problem.model.bounds()
+    flags = {g: jax.tree.map(lambda x, g=g: np.full(x.shape, g in limits), part) for g, part in zero.items()}
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(flags)])
+
+
+def partly_bounded_quadratic(
+    system: Float[Array, "n n"],
+    right: Float[Array, "n"],
+    low: Float[Array, "n"],
+    high: Float[Array, "n"],
+    bounded: np.ndarray,
+    passes: int,
+) -> Float[Array, "n"]:
+    """:func:`box_quadratic` where only some coordinates are bounded: the others are eliminated once (Schur complement), so that each pass of the
+    active set solves a system of the bounded ones alone."""
+    inner, outer = np.flatnonzero(bounded), np.flatnonzero(~bounded)
+    if not len(outer):
+        return box_quadratic(system, right, low, high, passes)
+    factor = cho_factor(system[np.ix_(outer, outer)], lower=True)
+    border = system[np.ix_(outer, inner)]
+    solved = cho_solve(factor, jnp.concatenate([border, right[outer][:, None]], 1))
+    coupling, alone = solved[:, :-1], solved[:, -1]
+    reduced = system[np.ix_(inner, inner)] - jnp.matmul(border.T, coupling, precision="highest")
+    rest = right[inner] - jnp.matmul(border.T, alone, precision="highest")
+    x_inner = box_quadratic(reduced, rest, low[inner], high[inner], passes)
+    x_outer = alone - jnp.matmul(coupling, x_inner, precision="highest")
+    return jnp.zeros_like(right).at[inner].set(x_inner).at[outer].set(x_outer)
+
+
 def box_quadratic(
     system: Float[Array, "n n"], right: Float[Array, "n"], low: Float[Array, "n"], high: Float[Array, "n"], passes: int
 ) -> Float[Array, "n"]:
-    """argmin ½ x'Sx - x'b over low ≤ x ≤ high, for S positive definite with unit-scale diagonal and low ≤ 0 ≤ high.
+    """argmin ½ x'Sx - x'b over low ≤ x ≤ high, for S positive definite and low ≤ 0 ≤ high.
 
     Primal-dual active set (Hintermüller, Ito, Kunisch 2002): coordinates that leave the box are pinned to its wall, pinned ones whose force
     points inwards are released, and the rest is solved again, so that the free coordinates stay optimal (clipping alone would not).
