@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DetectionError
+from .mirrored import average_with_mirror
 from .pixels import face_from_normalised
 from .protocol import DetectedFace, as_rgb, one_line
 from .quiet import quiet_stderr
@@ -72,6 +73,7 @@ class FaceMeshDetector:
         longest: int = 1280,
         retry: bool = True,
         thorough: bool = False,
+        mirrored: bool = True,
     ) -> None:
         """Set up; nothing is loaded yet.
 
@@ -82,6 +84,8 @@ class FaceMeshDetector:
             retry: where the whole image shows no face, also look padded, turned, and in tiles.
             thorough: look in tiles in any case; finds the small faces of a group beside large ones, takes 0.1 s (small
                 photos) to 3 s (48 megapixels), and gives more false alarms.
+
+            mirrored: measure each face in the mirror too and average; twice the time, and clearly better on turned heads.
 
         Raises:
             DetectionError: an option out of range.
@@ -97,6 +101,7 @@ class FaceMeshDetector:
         self._longest = longest
         self._retry = retry
         self._thorough = thorough
+        self._mirrored = mirrored
         self._graph: Any = None
         self._closed = False
         self._lock = threading.Lock()
@@ -162,7 +167,10 @@ class FaceMeshDetector:
             try:
                 if self._graph is None:
                     self._graph = self._load()
-                return search_faces(self._run, rgb, longest=self._longest, retry=self._retry, thorough=self._thorough)
+                faces = search_faces(self._run, rgb, longest=self._longest, retry=self._retry, thorough=self._thorough)
+                if self._mirrored:
+                    faces = average_with_mirror(self._run, rgb, faces, self._longest)
+                return faces
             except (RuntimeError, ValueError, AttributeError) as error:
                 raise DetectionError(
                     f"FaceMesh failed on an image of {rgb.shape[1]} x {rgb.shape[0]} pixels ({one_line(error)}); "

@@ -87,7 +87,7 @@ def _look(run: Run, rgb: np.ndarray, view: View, longest: int) -> list[tuple[Det
     return found
 
 
-def _overlap(a: DetectedFace, b: DetectedFace) -> float:
+def overlap(a: DetectedFace, b: DetectedFace) -> float:
     """Intersection over union of two boxes."""
     wide = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
     high = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
@@ -100,7 +100,7 @@ def _unique(found: list[tuple[DetectedFace, int]]) -> list[tuple[DetectedFace, i
     """One entry per face, the best score first."""
     kept: list[tuple[DetectedFace, int]] = []
     for item in sorted(found, key=lambda f: -np.nan_to_num(f[0].score)):
-        if all(_overlap(item[0], other[0]) < SAME_FACE for other in kept):
+        if all(overlap(item[0], other[0]) < SAME_FACE for other in kept):
             kept.append(item)
     return kept
 
@@ -142,11 +142,11 @@ def _measure_again(run: Run, rgb: np.ndarray, face: DetectedFace, turns: int, lo
     side = max(MIN_SIDE, round(3.0 * max(face.box[2] - face.box[0], face.box[3] - face.box[1])))
     view = View(round(centre_x - side / 2), round(centre_y - side / 2), side, side, turns)
     again = [f for f, _ in _look(run, rgb, view, longest)]
-    best = max(again, key=lambda f: _overlap(f, face), default=None)
-    return best if best is not None and _overlap(best, face) >= SAME_FACE else None
+    best = max(again, key=lambda f: overlap(f, face), default=None)
+    return best if best is not None and overlap(best, face) >= SAME_FACE else None
 
 
-def _tilt(face: DetectedFace, turns: int) -> float:
+def tilt(face: DetectedFace, turns: int) -> float:
     """How far the face is from upright in a view with these turns, radians in [0, pi]."""
     roll = face_roll(face.landmarks) - turns * np.pi / 2
     return abs(float(np.angle(np.exp(1j * roll))))
@@ -154,17 +154,17 @@ def _tilt(face: DetectedFace, turns: int) -> float:
 
 def _merit(face: DetectedFace, turns: int) -> float:
     """The score; for a detector without scores, how upright the face is in the view."""
-    return face.score if np.isfinite(face.score) else float(np.cos(_tilt(face, turns)))
+    return face.score if np.isfinite(face.score) else float(np.cos(tilt(face, turns)))
 
 
 def _turned_right(run: Run, rgb: np.ndarray, face: DetectedFace, turns: int, longest: int) -> DetectedFace:
     """The face, or a clearly better measurement of it on a cut-out, with any quarter turns."""
-    if not (turns or face.score < SURE_SCORE or _tilt(face, turns) > SURE_ROLL):
+    if not (turns or face.score < SURE_SCORE or tilt(face, turns) > SURE_ROLL):
         return face
     best, best_merit = face, _merit(face, turns) + TURN_MARGIN
     for other in range(4):
         again = _measure_again(run, rgb, face, other, longest)
-        if again is not None and _tilt(again, other) < SURE_ROLL and _merit(again, other) > best_merit:
+        if again is not None and tilt(again, other) < SURE_ROLL and _merit(again, other) > best_merit:
             best, best_merit = again, _merit(again, other)
     return best
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fitjax.errors import FitError
 from fitjax.losses.core import Loss
-from fitjax.losses.landmarks import landmarks
+from fitjax.losses.landmarks import landmark_depth, landmarks
 from fitjax.losses.prior import prior
 from fitjax.observation.observation import Observation
 from fitjax.solve.levenberg_marquardt import LevenbergMarquardt
 from fitjax.solve.stages import Stage
 
-#: λ of the priors with landmarks at their default weight, by what was detected. 478 points are dense but carry the detector's own
-#: coherent error; 68 annotated points are few and need the prior more evenly. Chosen on annotated faces, see docs/accuracy.md.
-PRIOR_WEIGHT = {"mediapipe478": 2e-3, "ibug68": 1.5e-2}
-OTHER_PRIOR_WEIGHT = 1.5e-2
+#: λ of the priors with landmarks at their default weight, by what was observed: near the best on held-out points of annotated faces
+#: (λ_d = 0.6 at 68 points), flat from half to three times as much on photos; see docs/accuracy.md.
+PRIOR_WEIGHT = {"mediapipe478": 1e-2}
+OTHER_PRIOR_WEIGHT = 5e-3
 
 #: Sets whose jaw points follow the visible outline: 2-D annotations.
 OUTLINE_SETS = ("ibug68",)
 
 
 def default_losses(observation: Observation) -> dict[str, Loss]:
-    """Landmarks of every observed set and the model's priors.
+    """Landmarks of every observed set, their depth where the detector estimates it, and the model's priors.
 
     Raises:
         FitError: the observation has no landmarks.
@@ -31,12 +33,17 @@ def default_losses(observation: Observation) -> dict[str, Loss]:
         (name if len(observation.landmarks) > 1 else "landmarks"): landmarks(name, contour=name in OUTLINE_SETS)
         for name in observation.landmarks
     }
+    losses |= {
+        ("depth" if len(observation.landmarks) == 1 else f"{name}_depth"): landmark_depth(name)
+        for name, seen in observation.landmarks.items()
+        if np.any(np.asarray(seen.depth_valid))
+    }
     weight = min(PRIOR_WEIGHT.get(name, OTHER_PRIOR_WEIGHT) for name in observation.landmarks)
     return losses | {"prior": prior(weight)}
 
 
 def default_stages(observation: Observation) -> list[Stage]:
-    """Pose, then pose with identity and expression; contours are taken anew a few times where they are used."""
+    """One stage of pose, identity and expression; contours are taken anew a few times where they are used."""
     outlines = any(name in OUTLINE_SETS for name in observation.landmarks)
     everything = {"pose": 1.0, "identity": 1.0, "expression": 1.0}
     solver = LevenbergMarquardt(max_steps=40)

@@ -33,11 +33,15 @@ class LandmarkObservation:
         points: (N, 2) pixels; anything (zeros) where not valid.
         confidence: (N,) weight of each point, 0 or more.
         valid: (N,) whether the point was observed at all.
+        depth: (N,) distance from the camera relative to the face's middle, in pixels at the scale of x, as far as ``depth_valid`` (N,); some
+            detectors estimate it.
     """
 
     points: Float[Array, "N 2"]
     confidence: Float[Array, "N"]
     valid: Bool[Array, "N"]
+    depth: Float[Array, "N"]
+    depth_valid: Bool[Array, "N"]
 
 
 @pytree
@@ -76,6 +80,7 @@ def make_observation(
     image_size: tuple[int, int] | None = None,
     confidence: Mapping[str, Any] | None = None,
     valid: Mapping[str, Any] | None = None,
+    depth: Mapping[str, Any] | None = None,
     dtype: Any = np.float32,
 ) -> Observation:
     """Observation from landmarks in pixels.
@@ -86,6 +91,7 @@ def make_observation(
             as they are; the model must know a sample set of the name.
         camera: intrinsics; by default made from ``image_size`` (width, height), else from the extent of the landmarks.
         confidence, valid: per set, (N,) weights ≥ 0 and booleans; default all ones.
+        depth: per set, (N,) relative distance from the camera in pixels at the scale of x; default unknown.
 
     Raises:
         LandmarkError: no landmarks, a wrong count, fewer than 4 valid points, valid points that are not finite, or all in one place.
@@ -113,14 +119,20 @@ def make_observation(
         if mask.sum() < 4:
             raise LandmarkError(f"landmarks {name!r}: expected at least 4 valid points, found {int(mask.sum())}")
         points = np.where(mask[:, None], points, 0)
+        far = np.full(len(points), np.nan, dtype) if depth is None or name not in depth else np.array(depth[name], dtype)
+        if far.shape != (len(points),):
+            raise LandmarkError(f"landmarks {name!r}: depth must have shape ({len(points)},), found {far.shape}")
+        far_mask = mask & np.isfinite(far)
+        far = np.where(far_mask, far, 0)
         if name in PARTIAL_SETS:
             name, first = PARTIAL_SETS[name]
             total = SET_SIZES[name]
-            full = [np.zeros((total, 2), dtype), np.zeros(total, dtype), np.zeros(total, bool)]
-            for whole, part in zip(full, (points, weight, mask)):
+            parts = (points, weight, mask, far, far_mask)
+            full = [np.zeros((total, *part.shape[1:]), part.dtype) for part in parts]
+            for whole, part in zip(full, parts):
                 whole[first : first + len(part)] = part
-            points, weight, mask = full
-        sets[name] = LandmarkObservation(jnp.asarray(points), jnp.asarray(weight), jnp.asarray(mask))
+            points, weight, mask, far, far_mask = full
+        sets[name] = LandmarkObservation(*(jnp.asarray(x) for x in (points, weight, mask, far, far_mask)))
         if biggest is None or mask.sum() > biggest[1].sum():
             biggest = (points, mask)
     assert biggest is not None

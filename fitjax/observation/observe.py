@@ -39,7 +39,9 @@ def photo_camera(photo: Photo, *, focal_px: float | None = None, kind: CameraKin
 
 def observe_detected(photo: Photo, face: DetectedFace, camera: Camera) -> Observation:
     """Observation of one detected face."""
-    return make_observation({face.set_name: face.landmarks}, camera, confidence={face.set_name: face.confidence})
+    name = face.set_name
+    depth = None if face.depth is None else {name: face.depth}
+    return make_observation({name: face.landmarks}, camera, confidence={name: face.confidence}, depth=depth)
 
 
 def observe_landmarks(photo: Photo, given: LandmarkFile, camera: Camera, what: str = "landmarks") -> Observation:

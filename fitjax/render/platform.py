@@ -35,7 +35,7 @@ class Plan:
     flat_batch: bool
 
 
-CPU = Plan(single_pass=True, triangles=1 << 9, tiles=1 << 8, whole_windows=False, flat_batch=False)
+CPU = Plan(single_pass=True, triangles=1 << 10, tiles=1 << 8, whole_windows=False, flat_batch=False)
 ACCELERATOR = Plan(single_pass=False, triangles=1 << 15, tiles=1 << 12, whole_windows=True, flat_batch=True)
 
 

@@ -114,7 +114,7 @@ def _snap(vertices: np.ndarray, perspective: bool) -> tuple[np.ndarray, np.ndarr
     """Positions (V, 2) in 1/256 pixel and depth codes (V,), both int64; code -1 for a vertex that is not drawn."""
     z = vertices[:, 2].astype(np.float32)
     with np.errstate(invalid="ignore"):
-        usable: np.ndarray = np.asarray((np.abs(vertices[:, :2]) <= _GUARD_PIXELS).all(1) & (z >= 2.0**-60) & (z <= 2.0**60))
+        usable = np.asarray((np.abs(vertices[:, :2]) <= _GUARD_PIXELS).all(1) & (z >= 2.0**-60) & (z <= 2.0**60))
     position = np.rint(np.where(usable[:, None], vertices[:, :2], 0) * _SUBPIXELS).astype(np.int64)
     z = np.where(usable, z, np.float32(1))
     scaled = np.float32(1) / z if perspective else z
@@ -132,7 +132,7 @@ def _depth_codes(position: np.ndarray, code: np.ndarray, area: np.ndarray) -> _D
     divisor = np.where(np.abs(estimate) > _CERTAIN, estimate, area.astype(np.float32))
     slope = np.stack([rise[:, 0] * dy2 - rise[:, 1] * dy1, rise[:, 1] * dx1 - rise[:, 0] * dx2], 1) / divisor[:, None]
     per_pixel = slope * np.float32(_SUBPIXELS)
-    steep = ~(np.abs(per_pixel) < _STEEPEST).all(1)
+    steep: np.ndarray = np.asarray((np.abs(per_pixel) >= _STEEPEST).any(1))
     low, high = code.min(1), code.max(1)
     pixel = (position[:, 0] + _SUBPIXELS // 2) >> 8
     offset = (slope * ((pixel << 8) - position[:, 0]).astype(np.float32)).sum(1, dtype=np.float32)

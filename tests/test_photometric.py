@@ -1,0 +1,186 @@
+"""Photometric losses: exact on their own render, gradients, occluders, and what they buy in a fit."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+from scenes import scene
+from toy import toy_basis
+
+import fitjax as fj
+from fitjax.image.photo import photo_from_array
+from fitjax.losses.core import loss_cost
+from fitjax.losses.photometric import compare, photometric, pixel_trust, rendered, trust_pixels
+from fitjax.model.albedo import LinearAlbedo
+from fitjax.model.load import linear_model
+from fitjax.model.params import retract, zero_tangent
+from fitjax.model.textured import textured_model
+from fitjax.observation.crop import with_image
+from fitjax.prediction import freeze, predict
+from fitjax.pytree import replace
+from fitjax.render.face import rasterize_face
+from fitjax.solve.objective import freeze_pixels
+
+SIZE = 48
+ADAM = optax.adam(0.02)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    v, u = np.meshgrid(np.linspace(0, 1, 32), np.linspace(0, 1, 32), indexing="ij")
+    waves = [np.sin(2 * np.pi * (a * u + b * v) + c) for a, b, c in rng.uniform(-3, 3, (12, 3))]
+    basis = np.stack(waves).reshape(4, 3, 32, 32).transpose(0, 2, 3, 1)
+    albedo = LinearAlbedo(jnp.full((32, 32, 3), 0.45), jnp.asarray(basis, jnp.float32), jnp.full(4, 0.05))
+    return textured_model(linear_model(toy_basis(tmp_path_factory.mktemp("toy"))), albedo)
+
+
+def pictured(model, seed: int, dtype=np.float32):
+    """True parameters and an observation whose crop is their own render."""
+    rng = np.random.default_rng(seed)
+    truth, observation = scene(model.shape, rng, "aflw68", angles=(10.0, 20.0, 10.0), dtype=dtype)
+    truth = {**truth, "albedo": jnp.asarray(rng.normal(size=4), dtype), "light": jnp.asarray(0.5 * rng.normal(size=27), dtype)}
+    side = float(observation.face_size) * 1.5
+    scale = SIZE / side
+    low = np.asarray(observation.face_centre) - side / 2
+    affine = np.array([[scale, 0, -low[0] * scale - 0.5], [0, scale, -low[1] * scale - 0.5]])
+    camera = replace(observation.camera, crop_from_image=jnp.asarray(affine, dtype))
+    blank = replace(
+        observation, camera=camera, image=jnp.zeros((SIZE, SIZE, 3), dtype), image_valid=jnp.ones((SIZE, SIZE), bool)
+    )
+    frozen = freeze_pixels(model, truth, blank, freeze(model, truth))
+    face = rendered(predict(model, truth, blank, frozen), blank)
+    image = jnp.full((SIZE * SIZE, 3), 0.1, dtype).at[face.pixel].set(jnp.where(face.covered[:, None], face.colour, 0.1))
+    return truth, replace(blank, image=image.reshape(SIZE, SIZE, 3))
+
+
+def frozen_at(model, params, observation):
+    return freeze_pixels(model, params, observation, freeze(model, params))
+
+
+def test_zero_on_its_own_render(toy):
+    truth, observation = pictured(toy, 1)
+    frozen = frozen_at(toy, truth, observation)
+    face = rendered(predict(toy, truth, observation, frozen), observation)
+    assert int(face.covered.sum()) > 500
+    assert float(pixel_trust(face, observation).sum()) > 300
+    # Pixel 0 of unused places may be overwritten by the background; covered pixels are exact.
+    assert float(loss_cost(photometric(), predict(toy, truth, observation, frozen), observation)) < 1e-6
+    assert float(jnp.min(jnp.where(face.covered, frozen.pixel_weight.reshape(-1)[face.pixel], 1.0))) > 0.99
+
+
+@pytest.mark.parametrize("pair", [("full", "full"), ("proxy", "full"), ("full", "proxy")])
+def test_gradients_match_finite_differences(toy, pair):
+    with jax.enable_x64(True):
+        model = jax.tree.map(lambda x: x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, toy)
+        model = replace(model, detail_size=8)
+        truth, observation = pictured(model, 2, np.float64)
+        rng = np.random.default_rng(2)
+        detail = {k: jnp.asarray(1e-3 * rng.normal(size=v.shape)) for k, v in model.no_detail().items()}
+        detail["detail_albedo"] = jnp.asarray(0.1 * rng.normal(size=(32, 32, 3)))
+        params = truth | detail
+        frozen = frozen_at(model, params, observation)
+        loss = photometric(*pair)
+        flat, unravel = ravel_pytree(zero_tangent(params))
+        picked = rng.choice(flat.size, 40, replace=False)
+
+        @jax.jit
+        def cost(step):
+            return loss_cost(loss, predict(model, retract(params, unravel(step)), observation, frozen), observation)
+
+        start = jnp.asarray(1e-3 * rng.normal(size=flat.size))
+        gradient = np.asarray(jax.jit(jax.grad(cost))(start))
+        h = 1e-6
+        difference = []
+        for i in picked:
+            step = np.zeros(flat.size)
+            step[i] = h
+            difference.append(float(cost(start + step) - cost(start - step)) / (2 * h))
+        assert np.abs(gradient).max() > 0
+        assert np.abs(gradient[picked] - difference).max() <= 1e-5 * np.abs(gradient).max()
+
+
+def test_occluders_lose_their_weight(toy):
+    truth, observation = pictured(toy, 3)
+    rng = np.random.default_rng(3)
+    noisy = observation.image * (1 + 0.05 * jnp.asarray(rng.normal(size=observation.image.shape), jnp.float32))
+    prediction = predict(toy, truth, observation)
+    triangle_id = rasterize_face(prediction, SIZE, SIZE)
+    rows, columns = np.nonzero(np.asarray(triangle_id) >= 0)
+    y, x = int(np.median(rows)), int(np.median(columns))
+    hand = jnp.zeros((SIZE, SIZE), bool).at[y : y + 12, x : x + 12].set(True)
+    covered = replace(observation, image=jnp.where(hand[..., None], jnp.array([0.02, 0.6, 0.9]), noisy))
+    weight = trust_pixels(prediction, covered, triangle_id)
+    assert float(weight[y + 3 : y + 9, x + 3 : x + 9].max()) < 0.1
+    far = ~np.asarray(jax.scipy.ndimage.map_coordinates(hand.astype(float), jnp.indices((SIZE, SIZE)).astype(float), 1) > 0)
+    away = far & (np.asarray(triangle_id) >= 0)
+    away[y - 6 : y + 18, x - 6 : x + 18] = False
+    assert float(np.median(np.asarray(weight)[away])) > 0.9
+
+
+def test_pixels_improve_a_landmark_fit(toy):
+    truth, observation = pictured(toy, 4)
+    rng = np.random.default_rng(4)
+    seen = observation.landmarks["aflw68"]
+    points = seen.points + jnp.asarray(2.0 * rng.normal(size=seen.points.shape), jnp.float32)
+    observation = replace(observation, landmarks={"aflw68": replace(seen, points=points)})
+    base = {"landmarks": fj.landmarks("aflw68"), "prior": fj.prior(0.01)}
+    start = fj.fit(observation, model=toy, losses=base)
+    free = {"pose": 1.0, "identity": 1.0, "expression": 1.0, "albedo": 1.0, "light": 1.0}
+    solver = fj.FirstOrder(ADAM, max_steps=60, patience=1000, rates={"pose": 0.05, "identity": 0.5})
+    stage = fj.Stage(free, solver, name="photometric", outer_steps=4)
+    losses = base | {"photometric": 20 * photometric()}
+    both = fj.fit(observation, model=toy, losses=losses, stages=[stage], start=start.params)
+
+    def vertex_error(params):
+        a, b = (toy.decode({**toy.init(), **p}).vertices for p in (params, truth))
+        return float(jnp.sqrt(jnp.mean((a - b) ** 2)))
+
+    assert vertex_error(both.params) < 0.8 * vertex_error(start.params)
+    face = rendered(predict(toy, both.params, observation, frozen_at(toy, both.params, observation)), observation)
+    trust = pixel_trust(face, observation)
+    error = float(jnp.sqrt(jnp.sum(trust[:, None] * compare(face, observation) ** 2) / (3 * trust.sum())))
+    assert error < 0.05
+
+
+def test_crop_keeps_pixels_where_they_are():
+    rng = np.random.default_rng(5)
+    smooth = np.clip(np.cumsum(rng.normal(size=(120, 160, 3)), 0).cumsum(1) * 0.2 + 120, 0, 255).astype(np.uint8)
+    photo = photo_from_array(smooth)
+    observation = fj.make_observation({"aflw68": rng.uniform((60, 40), (100, 80), (68, 2))}, image_size=(160, 120))
+    # A crop at the photo's own scale on integer pixels is the photo.
+    size = 32
+    observation = replace(observation, face_centre=jnp.array([79.5, 59.5]), face_size=jnp.array(float(size)))
+    crop = with_image(observation, photo, size=size, side=1.0)
+    a = np.asarray(crop.camera.crop_from_image)
+    np.testing.assert_allclose(a, [[1, 0, -64], [0, 1, -44]], atol=1e-4)
+    from fitjax.render.shading import linear_from_srgb
+
+    expected = linear_from_srgb(smooth[44:76, 64:96] / 255.0)
+    np.testing.assert_allclose(np.asarray(crop.image), expected, atol=1e-5)
+    assert np.asarray(crop.image_valid).all()
+
+
+def test_crop_beyond_the_photo_is_invalid_there():
+    photo = photo_from_array(np.full((64, 64, 3), 128, np.uint8))
+    rng = np.random.default_rng(6)
+    observation = fj.make_observation({"aflw68": rng.uniform(-10, 30, (68, 2))}, image_size=(64, 64))
+    crop = with_image(observation, photo, size=40)
+    valid = np.asarray(crop.image_valid)
+    assert 0.1 < valid.mean() < 0.9
+    assert np.isfinite(np.asarray(crop.image)).all()
+    assert not valid[0, 0]
+
+
+def test_errors(toy):
+    truth, observation = scene(toy.shape, np.random.default_rng(7), "aflw68")
+    losses = {"landmarks": fj.landmarks("aflw68"), "photometric": photometric()}
+    with pytest.raises(fj.FitjaxError, match="expected a textured model"):
+        fj.fit(observation, model=toy.shape, losses=losses)
+    with pytest.raises(fj.FitjaxError, match="an observation with pixels"):
+        fj.fit(observation, model=toy, losses=losses)
+    assert truth
