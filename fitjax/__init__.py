@@ -34,8 +34,11 @@ if TYPE_CHECKING:
         residual,
         value,
     )
+    from fitjax.losses.photometric import photometric
     from fitjax.model.load import load_basis
+    from fitjax.model.textured import load_textured
     from fitjax.observation import Observation, make_observation, stack_observations
+    from fitjax.observation.crop import with_image
     from fitjax.observation.observe import observe
     from fitjax.solve import FirstOrder, LevenbergMarquardt, Sharing, Stage, Status
 
@@ -70,16 +73,19 @@ __all__ = [
     "landmark_distances",
     "landmarks",
     "load_basis",
+    "load_textured",
     "make_camera",
     "make_observation",
     "observe",
     "photo_from_array",
+    "photometric",
     "prior",
     "read_landmarks",
     "read_photo",
     "residual",
     "stack_observations",
     "value",
+    "with_image",
 ]
 
 #: Where the public names live. They load on first use (PEP 562), so that ``fitjax --help`` does not wait for JAX.
@@ -90,8 +96,11 @@ _HOME = {
     "fitjax.image.photo": "Photo photo_from_array read_photo",
     "fitjax.landmark_files": "read_landmarks",
     "fitjax.losses": "Loss Residuals expression_symmetry landmark_depth landmark_distances landmarks prior residual value",
+    "fitjax.losses.photometric": "photometric",
     "fitjax.model.load": "load_basis",
+    "fitjax.model.textured": "load_textured",
     "fitjax.observation": "Observation make_observation stack_observations",
+    "fitjax.observation.crop": "with_image",
     "fitjax.observation.observe": "observe",
     "fitjax.solve": "FirstOrder LevenbergMarquardt Sharing Stage Status",
 }

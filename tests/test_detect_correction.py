@@ -25,7 +25,7 @@ def posed(correction: Correction, pitch: float, yaw: float, roll: float, noise: 
     """(478, 3) pixels and depth of the mean face under weak perspective; degrees."""
     from scipy.spatial.transform import Rotation
 
-    turn = Rotation.from_euler("zxy", [roll, pitch, yaw], degrees=True).as_matrix()
+    turn = Rotation.from_euler("ZXY", [roll, pitch, yaw], degrees=True).as_matrix()
     points = correction.template @ turn.T @ np.diag([1.0, -1.0, -1.0]) * 1500 + [200.0, 220.0, 0.0]
     return points + noise * np.random.default_rng(3).normal(size=points.shape)
 

@@ -12,7 +12,7 @@ with a standard normal prior (:func:`fitjax.model.light_prior.light_from_code`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,8 +20,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from PIL import Image, ImageDraw, ImageFilter
 
+from fitjax.errors import BasisError
 from fitjax.geometry.surface import SurfacePoints, vertex_normals
+from fitjax.model.albedo import default_albedo
 from fitjax.model.linear import LinearModel
+from fitjax.model.load import load_basis
 from fitjax.model.params import Params
 from fitjax.model.protocol import Face
 from fitjax.pytree import pytree, replace, static
@@ -124,6 +127,17 @@ def textured_model(shape: LinearModel, albedo: Any) -> TexturedModel:
     return TexturedModel(
         shape, albedo, jnp.asarray(vertex_uv, dtype), jnp.asarray(face_map(shape), dtype), jnp.asarray(movable, dtype)
     )
+
+
+def load_textured(name: str = "embedded", level: int = 1, sample_sets: Iterable[str] | None = None) -> TexturedModel:
+    """The embedded face model with the embedded albedo model; arguments as for :func:`fitjax.load_basis`.
+
+    Raises:
+        BasisError: another model than the embedded one (no albedo is known for it), or a damaged file.
+    """
+    if name != "embedded":
+        raise BasisError(f"textured model {name!r}: only 'embedded' has an albedo model; see fitjax.model.textured.textured_model")
+    return textured_model(load_basis(name, level, sample_sets=sample_sets), default_albedo())
 
 
 #: MediaPipe's face oval, in order.
