@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +20,21 @@ def correction() -> Correction:
     return load_correction()
 
 
-def posed(correction: Correction, pitch: float, yaw: float, roll: float, noise: float = 0.0) -> np.ndarray:
+def posed(correction: Correction, pitch: float, yaw: float, roll: float) -> np.ndarray:
     """(478, 3) pixels and depth of the mean face under weak perspective; degrees."""
     from scipy.spatial.transform import Rotation
 
     turn = Rotation.from_euler("ZXY", [roll, pitch, yaw], degrees=True).as_matrix()
-    points = correction.template @ turn.T @ np.diag([1.0, -1.0, -1.0]) * 1500 + [200.0, 220.0, 0.0]
-    return points + noise * np.random.default_rng(3).normal(size=points.shape)
+    return correction.template @ turn.T @ np.diag([1.0, -1.0, -1.0]) * 1500 + [200.0, 220.0, 0.0]
+
+
+def likely(correction: Correction, seed: int = 0) -> np.ndarray:
+    """(478, 3) pixels and depth as the detector gives them for some turned face: random scores of the training faces."""
+    rng = np.random.default_rng(seed)
+    e, o = (0.6 * rng.normal(size=len(x)) for x in (correction.even, correction.odd))
+    e[0], o[0] = -0.5, 1.2
+    own = Halves.of(correction.mirror).join(e @ correction.even_back + correction.mean, o @ correction.odd_back)
+    return own * 1200 + [200.0, 220.0, 0.0]
 
 
 def as_face(points: np.ndarray) -> DetectedFace:
@@ -37,7 +44,7 @@ def as_face(points: np.ndarray) -> DetectedFace:
 
 
 def test_a_mirrored_face_gets_the_mirrored_correction(correction: Correction) -> None:
-    points = posed(correction, 12, 48, 9, noise=0.5)
+    points = likely(correction)
     flipped = points[correction.mirror] * [-1, 1, 1] + [451, 0, 0]
     here, there = correct(as_face(points)), correct(as_face(flipped))
     assert np.abs(here.landmarks - points[:, :2]).mean() > 0.3
@@ -47,20 +54,27 @@ def test_a_mirrored_face_gets_the_mirrored_correction(correction: Correction) ->
 
 
 def test_moving_turning_and_enlarging_the_picture_moves_the_correction(correction: Correction) -> None:
-    points = posed(correction, -5, -40, 0, noise=0.5)
+    points = likely(correction, 1)
     c, s = np.cos(0.7), np.sin(0.7)
     turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
     moved = 1.7 * points @ turn.T + [30, -12, 0]
     expected = 1.7 * correction.predict(points)[0] @ turn.T
+    assert np.abs(expected).mean() > 0.3
     np.testing.assert_allclose(correction.predict(moved)[0], expected, atol=1e-3)
 
 
 def test_far_from_the_training_faces_nothing_moves(correction: Correction) -> None:
-    points = posed(correction, 0, 40, 0)
+    points = likely(correction)
     points = points + 40 * np.random.default_rng(1).normal(size=points.shape)
     moved, far = correction.predict(points)
     assert far > 2
     assert np.abs(moved).max() == 0
+    np.testing.assert_array_equal(correct(as_face(points)).landmarks, points[:, :2])
+
+
+def test_a_frontal_face_is_left_alone(correction: Correction) -> None:
+    assert correction.gate[1] > correction.gate[0] > 0
+    points = posed(correction, 0, correction.gate[0] - 1, 25)
     np.testing.assert_array_equal(correct(as_face(points)).landmarks, points[:, :2])
 
 
@@ -147,19 +161,15 @@ def test_the_file_has_a_licence_and_is_small() -> None:
     assert record["bytes"] == EMBEDDED.stat().st_size <= 3.5e6
 
 
-def test_renders_that_it_has_not_seen_get_better(correction: Correction) -> None:
-    pytest.importorskip("mediapipe.python.solutions.face_mesh")
-    from basis.correction_renders import detections, renders
-    from fitjax.detect import FaceMeshDetector
+def test_faces_that_it_has_not_seen_get_better(correction: Correction) -> None:
+    """Detections on held-out renders of turned heads, stored with the weights."""
+    import safetensors.numpy
 
-    before, after = [], []
-    with FaceMeshDetector(retry=False) as detector:
-        for render in islice(renders(987), 12):
-            face = detections(render, detector)
-            if face is None:
-                continue
-            size = np.sqrt(np.ptp(render.points[:, :2], axis=0).prod())
-            for values, found in ((before, face), (after, correct(face))):
-                values.append(np.linalg.norm(found.landmarks - render.points[:, :2], axis=1).mean() / size)
-    assert len(before) >= 6
-    assert np.mean(after) < 0.75 * np.mean(before)
+    tensors = safetensors.numpy.load(EMBEDDED.read_bytes())
+    detected, true = tensors["check.detected"].astype(np.float64), tensors["check.true"].astype(np.float64)
+    before = np.linalg.norm((detected - true)[..., :2], axis=-1).mean(-1)
+    found = np.stack([correct(as_face(p)).landmarks for p in detected])
+    after = np.linalg.norm(found - true[..., :2], axis=-1).mean(-1)
+    assert len(before) >= 16
+    assert after.mean() < 0.75 * before.mean()
+    assert (after < before).mean() > 0.75

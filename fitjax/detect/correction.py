@@ -92,6 +92,11 @@ class Frame:
     yaw: float
     pitch: float
 
+    @property
+    def angle(self) -> float:
+        """Between the face's axis and the camera's, degrees."""
+        return math.degrees(math.acos(min(max(math.cos(self.yaw) * math.cos(self.pitch), -1.0), 1.0)))
+
     @classmethod
     def of(cls, points: np.ndarray, template: np.ndarray) -> Frame:
         """By a similarity fit (Umeyama, PAMI 1991) of the centred ``template`` (478, 3), y up, to detected ``points`` (478, 3)."""
@@ -114,6 +119,12 @@ class Frame:
     def pixels(self, vectors: np.ndarray) -> np.ndarray:
         """Displacements (478, 3) of this frame in pixels."""
         return self.scale * vectors @ self.turn.T
+
+
+def smooth_step(value: float, low: float, high: float) -> float:
+    """0 up to ``low``, 1 from ``high`` on, smooth between."""
+    t = min(max((value - low) / max(high - low, 1e-9), 0.0), 1.0)
+    return t * t * (3 - 2 * t)
 
 
 def pose_terms(yaw: np.ndarray, pitch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -146,6 +157,7 @@ class Correction:
         even_centre: mean of the even features. even_weights, odd_weights: features → halves of the correction. intercept: even half.
         even_back, odd_back: components times their standard deviations, to measure what they leave out.
         limits: 99th percentiles over the training faces: root mean square of the scores, and of what the components leave out.
+        gate: degrees between the face's axis and the camera's: up to the first nothing moves, from the second on everything does.
         sha256: of the file.
     """
 
@@ -161,6 +173,7 @@ class Correction:
     even_back: np.ndarray
     odd_back: np.ndarray
     limits: tuple[float, float]
+    gate: tuple[float, float]
     sha256: str = ""
 
     def distance(self, even: np.ndarray, odd: np.ndarray, rest: tuple[np.ndarray, np.ndarray]) -> float:
@@ -180,7 +193,7 @@ class Correction:
         fe, fo = features(e, o, np.asarray(frame.yaw), np.asarray(frame.pitch))
         fade = min(max((FADE[1] - far) / (FADE[1] - FADE[0]), 0.0), 1.0)
         moved = halves.join((fe - self.even_centre) @ self.even_weights + self.intercept, fo @ self.odd_weights)
-        return frame.pixels(fade * moved), far
+        return frame.pixels(fade * smooth_step(frame.angle, *self.gate) * moved), far
 
 
 @cache
@@ -233,7 +246,7 @@ def _checked(tensors: dict[str, np.ndarray], sha256: str) -> Correction:
     fe, fo = (x.shape[-1] for x in features(np.zeros(ke), np.zeros(ko), np.zeros(()), np.zeros(())))
     even, odd = field("even", (ke, n_even)), field("odd", (ko, n_odd))
     se, so = field("even_sigma", (ke, 1)), field("odd_sigma", (ko, 1))
-    limits = field("limits", (2,))
+    limits, gate = field("limits", (2,)), field("gate", (2,))
     if not ((se > 0).all() and (so > 0).all() and (limits > 0).all()):
         raise BasisError("fields 'even_sigma', 'odd_sigma', 'limits': expected positive numbers")
     return Correction(
@@ -249,6 +262,7 @@ def _checked(tensors: dict[str, np.ndarray], sha256: str) -> Correction:
         even_back=even * se,
         odd_back=odd * so,
         limits=(float(limits[0]), float(limits[1])),
+        gate=(float(gate[0]), float(gate[1])),
         sha256=sha256,
     )
 
