@@ -95,7 +95,7 @@ def detect_all() -> list[Case]:
     """
     photos = dev_photos()
     try:
-        with default_detector() as detector, FaceMeshDetector(mirrored=False) as one_look:
+        with default_detector() as detector, FaceMeshDetector(mirrored=False, corrected=False) as one_look:
             cases = []
             for truth in photos:
                 photo = read_photo(truth.path)
@@ -214,7 +214,7 @@ def run(quick: bool = False) -> Report:
         raw = np.array([float(nme(c.raw.landmarks[FACEMESH68], c.labels(labels))) for c in cases])
         rows.append([labels, "FaceMesh's own 68 points, one look", *_bins(raw, yaw), None])
         own = np.array([float(nme(c.face.landmarks[FACEMESH68], c.labels(labels))) for c in cases])
-        rows.append([labels, "the same, averaged with the mirror", *_bins(own, yaw)])
+        rows.append([labels, "the same, averaged with the mirror and corrected", *_bins(own, yaw)])
         rows.append([labels, "fit", *_bins(chosen.plain[labels], yaw)])
         rows.append([labels, "fit, read-out offset leave-one-out", *_bins(chosen.offset[labels], yaw)])
         rows[-2:] = [[*r, _pose_mean(chosen.geodesic, yaw)] for r in rows[-2:]]

@@ -72,7 +72,7 @@ def test_same_answer_every_time(detector, astronaut, face):
 def test_pixel_frame_under_enlargement(astronaut, k):
     """Pixel centre x goes to k (x + 0.5) - 0.5; the other rule would be 0.25 or 0.375 pixels off."""
     large = np.asarray(Image.fromarray(astronaut).resize((512 * k, 512 * k), Image.Resampling.BICUBIC))
-    with FaceMeshDetector(longest=512 * k, retry=False, mirrored=False) as whole:
+    with FaceMeshDetector(longest=512 * k, retry=False, mirrored=False, corrected=False) as whole:
         got, face = whole.detect(large)[0], whole.detect(astronaut)[0]
     offset = np.median((got.landmarks + 0.5) / k - 0.5 - face.landmarks, axis=0)
     # In y this one photo's blur moves the points by up to 0.3 pixels, so only x tells.
@@ -102,7 +102,7 @@ def test_pixel_frame_under_mirroring(monkeypatch):
 
     def crop_pixels() -> np.ndarray:
         out = []
-        with FaceMeshDetector(longest=4096, retry=False, mirrored=False) as whole:
+        with FaceMeshDetector(longest=4096, retry=False, mirrored=False, corrected=False) as whole:
             for path in photos:
                 image = Image.open(path).convert("RGB")
                 for k in (1, 3):
@@ -144,7 +144,7 @@ def pasted(astronaut, side: int, face_px: float):
 @pytest.mark.parametrize(("side", "face_px"), [(1000, 100), (1000, 50), (2000, 80), (2000, 40)])
 def test_small_faces_in_large_photos(detector, astronaut, face, side, face_px):
     canvas, back = pasted(astronaut, side, face_px)
-    with FaceMeshDetector(retry=False, mirrored=False) as plain:
+    with FaceMeshDetector(retry=False, mirrored=False, corrected=False) as plain:
         assert plain.detect(canvas) == []
     found = detector.detect(canvas)
     assert len(found) == 1
