@@ -106,8 +106,8 @@ def ids_function(size: int) -> Callable[..., jax.Array]:
     return jax.jit(lambda v, t: rasterize(v, t, size, size))
 
 
-def loss_function(size: int) -> Callable[..., Any]:
-    """Ids, colours and light, L1 over covered pixels; gradients in positions, colours and light."""
+def loss_function(size: int, lit: bool) -> Callable[..., Any]:
+    """Ids, colours (and light), L1 over covered pixels; gradients in positions, colours and light."""
 
     def loss(
         vertices: jax.Array, colours: jax.Array, light: jax.Array, triangles: jax.Array, photo: jax.Array
@@ -117,7 +117,8 @@ def loss_function(size: int) -> Callable[..., Any]:
         def at(pixels: Any) -> jax.Array:
             where = fragments(vertices, triangles, ids, pixels)
             shown = interpolate(colours, triangles, where)
-            shown = shade(shown, jnp.broadcast_to(jnp.array([0.0, 0.0, -1.0]), shown.shape), light)
+            if lit:
+                shown = shade(shown, jnp.broadcast_to(jnp.array([0.0, 0.0, -1.0]), shown.shape), light)
             difference = jnp.abs(shown - photo.reshape(-1, 3)[pixels.pixel])
             return jnp.sum(jnp.where(where.covered[:, None], difference, 0))
 
@@ -138,7 +139,7 @@ def run(quick: bool) -> Report:
         for size in (224, 512):
             poses = [project(points, size, yaw) for yaw in yaws]
             images = [jnp.asarray(p[0]) for p in poses]
-            ids, loss = ids_function(size), loss_function(size)
+            ids, loss, lit = ids_function(size), loss_function(size, False), loss_function(size, True)
             began = time.perf_counter()
             jax.block_until_ready(ids(images[0], t))
             compile_seconds = time.perf_counter() - began
@@ -156,6 +157,7 @@ def run(quick: bool) -> Report:
                 "8 calls": lambda k: [jax.block_until_ready(ids(images[i % 4], t)) for i in range(8)],  # noqa: B023
                 "batch of 8": lambda k: jax.block_until_ready(batched(batch, t)),  # noqa: B023
                 "loss": lambda k: jax.block_until_ready(loss(images[k % 4], colours, light, t, photo)),  # noqa: B023
+                "lit loss": lambda k: jax.block_until_ready(lit(images[k % 4], colours, light, t, photo)),  # noqa: B023
                 "visibility": lambda k: jax.block_until_ready(visible(images[k % 4], t)),  # noqa: B023
             }
             # Peers in turns of their own: their threads go on spinning for a while, which would be counted as ours.
@@ -178,14 +180,15 @@ def run(quick: bool) -> Report:
             seconds = {**together, **seconds}
             per_face = seconds["batch of 8"] / seconds["8 calls"]
             milliseconds = [
-                1e3 * seconds[k] if k in seconds else None for k in ("ids", "loss", "visibility", "Open3D", "Mitsuba")
+                1e3 * seconds[k] if k in seconds else None
+                for k in ("ids", "loss", "lit loss", "visibility", "Open3D", "Mitsuba")
             ]
             table.append(
                 [
                     f"{name} ({len(triangles):,}), {size}²",
-                    *milliseconds[:3],
+                    *milliseconds[:4],
                     per_face,
-                    *milliseconds[3:],
+                    *milliseconds[4:],
                     compile_seconds,
                 ]
             )
@@ -205,7 +208,8 @@ def run(quick: bool) -> Report:
     columns = [
         "mesh, image",
         "ids",
-        "loss + gradient",
+        "L1 loss + gradient",
+        "the same with light",
         "vertex visibility",
         "batch of 8: per face / single",
         "Open3D",

