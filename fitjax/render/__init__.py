@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         Fragments,
         covered_pixels,
         fragments,
-        interpolate,
         scatter_pixels,
     )
     from fitjax.render.lighting import ambient_light, diffuse_shading, directional_light, shade, specular
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
     from fitjax.render.texture import sample_texture
     from fitjax.render.visibility import sample_visibility, seen, seen_vertices, vertex_visibility
 
-#: Not ``rasterize`` itself: it has the name of its module, ``fitjax.render.rasterize``.
+#: Without ``rasterize`` and ``interpolate``, which have the names of their modules: import them from there.
 _HOME = {
-    "fitjax.render.interpolate": "CoveredPixels Fragments covered_pixels fragments interpolate scatter_pixels",
+    "fitjax.render.interpolate": "CoveredPixels Fragments covered_pixels fragments scatter_pixels",
     "fitjax.render.lighting": "ambient_light diffuse_shading directional_light shade specular",
     "fitjax.render.raster_sums": "sum_over_covered",
     "fitjax.render.texture": "sample_texture",
@@ -37,7 +36,6 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "Fragments",
     "covered_pixels",
     "fragments",
-    "interpolate",
     "scatter_pixels",
     "sum_over_covered",
     "sample_texture",
