@@ -139,7 +139,7 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[tuple[np.ndarray, ...]] = []
     start, drawn = time.monotonic(), 0
-    with FaceMeshDetector(retry=False, mirrored=True) as detector:
+    with FaceMeshDetector(retry=False, mirrored=True, corrected=False) as detector:
         for render in renders(options.seed):
             face = detections(render, detector)
             drawn += 1
