@@ -14,7 +14,7 @@ from fitjax.solve.stages import Stage
 
 #: λ of the priors with landmarks at their default weight, by what was observed: near the best on held-out points of annotated faces
 #: (λ_d = 0.6 at 68 points), flat from half to three times as much on photos; see docs/accuracy.md.
-PRIOR_WEIGHT = {"mediapipe478": 1e-2}
+PRIOR_WEIGHT = {"mediapipe478": 3e-3}
 OTHER_PRIOR_WEIGHT = 5e-3
 
 #: Sets whose jaw points follow the visible outline: 2-D annotations.
