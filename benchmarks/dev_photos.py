@@ -56,7 +56,7 @@ LABELS = {"re-annotated": "aflw68", "original": "aflw68_original"}
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the sweep: camera, λ of the prior, and the weight of the depth loss relative to that of the landmarks."""
+    """One row of the sweep: camera, λ of the prior, and the factor on the depth loss."""
 
     camera: str
     weight: float

@@ -34,11 +34,19 @@ def render_landmarks(model: Any, params: Params, name: str, camera: fj.Camera) -
     return np.asarray(predict_final(model, params, placeholder).pixels[name])
 
 
-def scene(model: Any, rng: np.random.Generator, name: str = "aflw68", noise: float = 0.0, **options: Any) -> tuple[Params, fj.Observation]:
+def scene(
+    model: Any,
+    rng: np.random.Generator,
+    name: str = "aflw68",
+    noise: float = 0.0,
+    relative_depth: np.ndarray | None = None,
+    **options: Any,
+) -> tuple[Params, fj.Observation]:
     """True parameters and the observation of one set, with Gaussian noise in pixels."""
     dtype = options.get("dtype", np.float32)
     camera = fj.make_camera(640, 480, dtype=dtype)
     truth = random_truth(model, rng, **options)
     points = render_landmarks(model, truth, name, camera)
     points = points + noise * rng.normal(size=points.shape)
-    return truth, fj.make_observation({name: points}, camera, dtype=dtype)
+    depth = None if relative_depth is None else {name: relative_depth}
+    return truth, fj.make_observation({name: points}, camera, depth=depth, dtype=dtype)

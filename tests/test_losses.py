@@ -29,6 +29,9 @@ def small_jaw(pred, obs):
     return jnp.sum(pred.params["expression"][2] ** 2)
 
 
+DEPTH = 20 * np.random.default_rng(0).normal(size=68)
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     return linear_model(toy_basis(tmp_path_factory.mktemp("toy")))
@@ -48,17 +51,18 @@ def every_loss(names):
         "prior": fj.prior(0.1, identity=0.5),
         "brow": 100 * flat_brow(),
         "jaw": small_jaw(),
+        "depth": fj.landmark_depth("aflw68"),
     }
 
 
-LOSSES = ("landmarks", "visible", "outline", "huber", "cauchy", "geman", "charbonnier", "distances", "symmetry", "prior", "brow", "jaw")
+LOSSES = ("landmarks", "visible", "outline", "huber", "cauchy", "geman", "charbonnier", "distances", "symmetry", "prior", "brow", "jaw", "depth")
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_match_finite_differences(toy, name):
     with jax.enable_x64(True):
         model = toy.astype(np.float64)
-        truth, observation = scene(model, np.random.default_rng(3), noise=2.0, dtype=np.float64)
+        truth, observation = scene(model, np.random.default_rng(3), noise=2.0, relative_depth=DEPTH, dtype=np.float64)
         loss = every_loss(model.expression_names)[name]
         zero = zero_tangent(truth)
         flat, unravel = ravel_pytree(zero)
@@ -80,7 +84,7 @@ def test_gradients_match_finite_differences(toy, name):
 def test_rows_have_the_gradient_of_the_cost(toy, name):
     with jax.enable_x64(True):
         model = toy.astype(np.float64)
-        truth, observation = scene(model, np.random.default_rng(5), noise=3.0, dtype=np.float64)
+        truth, observation = scene(model, np.random.default_rng(5), noise=3.0, relative_depth=DEPTH, dtype=np.float64)
         loss = every_loss(model.expression_names)[name]
         flat, unravel = ravel_pytree(zero_tangent(truth))
         frozen = freeze(model, truth)
@@ -224,3 +228,26 @@ def test_errors(toy):
         fj.landmarks("aflw68").robust("l0", 1.0)
     with pytest.raises(fj.FitjaxError, match="of kind 'prior'"):
         fj.prior(1.0).robust("huber", 1.0)
+
+
+def test_depth_counts_differences_only(toy):
+    """A planted depth is found again up to its mean; without an estimate the loss is exactly zero."""
+    truth, observation = scene(toy, np.random.default_rng(13))
+    prediction = predict(toy, truth, observation)
+    camera_z = np.asarray(prediction.points_camera["aflw68"].position)[:, 2]
+    pixels = camera_z * float(prediction.camera.focal[0]) / float(truth["pose"]["translation"][2])
+    points = np.asarray(observation.landmarks["aflw68"].points)
+    exact = fj.make_observation({"aflw68": points}, observation.camera, depth={"aflw68": pixels + 1000})
+    loss = fj.landmark_depth("aflw68")
+    assert float(loss_cost(loss, predict(toy, truth, exact), exact)) < 1e-6
+    off = fj.make_observation({"aflw68": points}, observation.camera, depth={"aflw68": 1.1 * pixels})
+    spread = pixels - pixels.mean()
+    expected = 1e3 * 0.5 * np.mean((0.1 * spread / float(off.face_size)) ** 2)
+    assert float(loss_cost(loss, predict(toy, truth, off), off)) == pytest.approx(expected, rel=1e-3)
+    value, gradient = jax.value_and_grad(
+        lambda i: loss_cost(loss, predict(toy, truth | {"identity": i}, observation), observation)
+    )(truth["identity"])
+    assert float(value) == 0
+    np.testing.assert_array_equal(gradient, np.zeros(len(gradient)))
+    assert "depth" in fj.default_losses(exact)
+    assert "depth" not in fj.default_losses(observation)
