@@ -67,10 +67,13 @@ def test_zero_on_its_own_render(toy):
     frozen = frozen_at(toy, truth, observation)
     face = rendered(predict(toy, truth, observation, frozen), observation)
     assert int(face.covered.sum()) > 500
-    assert float(pixel_trust(face, observation).sum()) > 300
+    assert float(pixel_trust(face, observation).sum()) > 200
     # Pixel 0 of unused places may be overwritten by the background; covered pixels are exact.
     assert float(loss_cost(photometric(), predict(toy, truth, observation, frozen), observation)) < 1e-6
-    assert float(jnp.min(jnp.where(face.covered, frozen.pixel_weight.reshape(-1)[face.pixel], 1.0))) > 0.99
+    # Nothing hides it: every pixel keeps the weight that its place on the face gives it.
+    np.testing.assert_allclose(
+        frozen.pixel_weight.reshape(-1)[face.pixel] * face.covered, pixel_trust(face, observation), atol=0.01
+    )
 
 
 @pytest.mark.parametrize("pair", [("full", "full"), ("proxy", "full"), ("full", "proxy")])
@@ -113,13 +116,15 @@ def test_occluders_lose_their_weight(toy):
     rows, columns = np.nonzero(np.asarray(triangle_id) >= 0)
     y, x = int(np.median(rows)), int(np.median(columns))
     hand = jnp.zeros((SIZE, SIZE), bool).at[y : y + 12, x : x + 12].set(True)
+    noisy_only = replace(observation, image=noisy)
     covered = replace(observation, image=jnp.where(hand[..., None], jnp.array([0.02, 0.6, 0.9]), noisy))
     weight = trust_pixels(prediction, covered, triangle_id)
+    plain = trust_pixels(prediction, noisy_only, triangle_id)
     assert float(weight[y + 3 : y + 9, x + 3 : x + 9].max()) < 0.1
-    far = ~np.asarray(jax.scipy.ndimage.map_coordinates(hand.astype(float), jnp.indices((SIZE, SIZE)).astype(float), 1) > 0)
-    away = far & (np.asarray(triangle_id) >= 0)
+    away = np.asarray(plain) > 0.5
     away[y - 6 : y + 18, x - 6 : x + 18] = False
-    assert float(np.median(np.asarray(weight)[away])) > 0.9
+    assert away.sum() > 50
+    assert float(np.median(np.asarray(weight)[away] / np.asarray(plain)[away])) > 0.9
 
 
 def test_pixels_improve_a_landmark_fit(toy):

@@ -58,9 +58,10 @@ def pixel_trust(face: RenderedFace, obs: Observation) -> Float[Array, "P"]:
 
 def _photometric(pred: Prediction, obs: Observation, *, shape: Version, albedo: Version, reads_pixels: bool) -> Residuals:
     face = rendered(pred, obs, shape, albedo)
-    weight = pixel_trust(face, obs)
-    if pred.frozen is not None and pred.frozen.pixel_weight is not None:
-        weight = weight * pred.frozen.pixel_weight.reshape(-1)[face.pixel]
+    assert pred.frozen is not None
+    assert pred.frozen.pixel_weight is not None
+    # Frozen with the triangles: a weight that moved with the face would have a gradient that no solver should follow.
+    weight = pred.frozen.pixel_weight.reshape(-1)[face.pixel] * face.covered
     return Residuals(compare(face, obs), weight)
 
 
@@ -87,9 +88,10 @@ def box_mean(image: Float[Array, "H W"], size: int) -> Float[Array, "H W"]:
 
 
 def trust_pixels(pred: Prediction, obs: Observation, triangle_id: Int[Array, "H W"]) -> Float[Array, "H W"]:
-    """Which pixels show the face, by robust statistics: hair, glasses and hands differ from the rendered skin by more than it usually differs.
+    """How far each pixel shows the face: :func:`pixel_trust`, less what hides it.
 
-    The mean residual over a window, against the median over the face: a window that is off by 2.5 medians counts half, by 5 hardly at all.
+    Hair, glasses and hands differ from the rendered skin by more than it usually differs. The mean residual over a window counts against the median
+    over the face: a window that is off by 2.5 medians counts half, by 5 hardly at all.
     """
     height, width = triangle_id.shape
     face = render_face(pred, triangle_id)
@@ -106,4 +108,4 @@ def trust_pixels(pred: Prediction, obs: Observation, triangle_id: Int[Array, "H 
     middle = ordered[jnp.maximum(jnp.sum(trusted) // 2, 0)]
     # On a perfect fit every residual is noise: below two per cent nothing is an occluder.
     middle = jnp.maximum(jnp.where(jnp.isfinite(middle), middle, 1.0), 0.02)
-    return 1 / (1 + (mean / (_TOO_MUCH * middle)) ** 4)
+    return picture(weight) / (1 + (mean / (_TOO_MUCH * middle)) ** 4)
