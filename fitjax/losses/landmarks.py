@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -49,26 +50,31 @@ def is_reprojection(loss: Loss) -> bool:
 
 
 @residual
-def _depth(pred: Prediction, obs: Observation, *, name: str) -> Residuals:
-    seen = obs.landmarks[name]
+def _depth(pred: Prediction, obs: Observation, *, name: str, every: tuple[int]) -> Residuals:
+    whole = obs.landmarks[name]
+    picked = slice(None, None, every[0])
+    seen = jax.tree.map(lambda x: x[picked], whole)
     weight = jnp.where(seen.depth_valid, seen.confidence, 0)
     total = jnp.sum(weight)
     share = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0)
     # Pixels at the scale of x, at the depth of the head's origin.
-    found = pred.points_camera[name].position[:, 2] * jnp.mean(pred.camera.focal) / pred.t_camera_head[2]
+    found = pred.points_camera[name].position[picked, 2] * jnp.mean(pred.camera.focal) / pred.t_camera_head[2]
     target = jnp.where(seen.depth_valid, seen.depth, 0)
     # Only differences are observed: both about their weighted mean.
     difference = (found - jnp.sum(share * found)) - (target - jnp.sum(share * target))
     return Residuals(jnp.where(seen.depth_valid, difference, 0) / pred.face_size, weight)
 
 
-def landmark_depth(name: str = "mediapipe478") -> Loss:
+def landmark_depth(name: str = "mediapipe478", every: int = 4) -> Loss:
     """Relative depth of landmarks against the detector's estimate, in units of the face size.
 
     From points in the picture alone, pitch trades against shape; an estimate of depth, even a rough one, settles it. The default weight is a
     tenth of that of :func:`landmarks`. Points without an estimate do not count; without any, the loss is exactly zero.
+
+    Args:
+        every: use every n-th point: depth is smooth over the face, and the cost of a step grows with the number of residuals.
     """
-    return replace(_depth(name=name), weight=np.float32(DEPTH_WEIGHT))
+    return replace(_depth(name=name, every=(every,)), weight=np.float32(DEPTH_WEIGHT))
 
 
 def landmarks(
