@@ -8,7 +8,6 @@ so a mirrored face gets exactly the mirrored correction. Far from the training d
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass, replace
@@ -16,10 +15,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from ..errors import BasisError, LandmarkError
+from ..model.tensor_file import read_tensor_file
 from .protocol import DetectedFace
 
 __all__ = ["Correction", "Frame", "Halves", "correct", "load_correction"]
@@ -206,16 +204,7 @@ def load_correction(path: str | Path = EMBEDDED) -> Correction:
     path = Path(path)
     if not path.is_file():
         raise BasisError(f"correction {path}: no such file; reinstall fitjax or run basis/correction.py")
-    raw = path.read_bytes()
-    sha256 = hashlib.sha256(raw).hexdigest()
-    try:
-        with safetensors.safe_open(str(path), framework="np") as handle:
-            form = (handle.metadata() or {}).get("format")
-        tensors = safetensors.numpy.load(raw)
-    except Exception as error:  # safetensors raises its own unexported error types
-        raise BasisError(f"correction {path}: not a readable safetensors file ({error}); reinstall fitjax") from None
-    if form != FORMAT:
-        raise BasisError(f"correction {path}: expected format {FORMAT!r}, found {form!r}")
+    tensors, _, sha256 = read_tensor_file(path, "correction", FORMAT, remedy="reinstall fitjax")
     record = path.with_suffix(".json")
     if record.is_file() and json.loads(record.read_text()).get("sha256") != sha256:
         raise BasisError(f"correction {path}: the file differs from its record {record.name}; reinstall fitjax")

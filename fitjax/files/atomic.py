@@ -71,7 +71,7 @@ def atomic_write_text(path: str | os.PathLike, text: str) -> None:
     atomic_write_bytes(path, text.encode("utf-8"))
 
 
-def _refuse_strangers(shown: Path, target: Path, names: Collection[str]) -> None:
+def refuse_strangers(shown: Path, target: Path, names: Collection[str]) -> None:
     """Never delete what fitjax did not write."""
     if not target.is_dir():
         raise WriteError(shown, "a file of that name exists")
@@ -102,7 +102,7 @@ def atomic_folder(path: str | os.PathLike, owned: Collection[str] = ()) -> Itera
         with _write_errors(shown):
             target.parent.mkdir(parents=True, exist_ok=True)
             if owned and os.path.lexists(target):
-                _refuse_strangers(shown, target, owned)
+                refuse_strangers(shown, target, owned)
             part.mkdir()
         try:
             yield part
@@ -118,7 +118,7 @@ def atomic_folder(path: str | os.PathLike, owned: Collection[str] = ()) -> Itera
             raise
         with _write_errors(shown):
             if os.path.lexists(target):
-                _refuse_strangers(shown, target, {*owned, *(entry.name for entry in part.iterdir())})
+                refuse_strangers(shown, target, {*owned, *(entry.name for entry in part.iterdir())})
                 os.rename(target, old)
             os.rename(part, target)
             shutil.rmtree(old, ignore_errors=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fitjax.files.atomic import WriteError, _refuse_strangers, atomic_folder, atomic_write_bytes, atomic_write_text
+from fitjax.files.atomic import WriteError, atomic_folder, atomic_write_bytes, atomic_write_text, refuse_strangers
 from fitjax.files.camera_json import camera_to_dict, write_camera_json
 from fitjax.files.glb import write_glb
 from fitjax.files.obj import write_obj
@@ -146,7 +146,7 @@ def check_result_folder(folder: str | os.PathLike[str]) -> None:
     """
     shown, target = Path(folder), Path(os.path.realpath(folder))
     if os.path.lexists(target):
-        _refuse_strangers(shown, target, RESULT_FILES)
+        refuse_strangers(shown, target, RESULT_FILES)
         return
     parent = next(p for p in target.parents if os.path.lexists(p))
     if not parent.is_dir():

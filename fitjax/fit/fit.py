@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from fitjax.fit.defaults import default_losses, default_stages
 from fitjax.fit.run import faces_one_by_one, finish, initial_params, run_batch, run_joint, run_one
 from fitjax.fit.solution import Solution, make_solution, raise_if_failed
 from fitjax.losses.core import Loss
+from fitjax.model.linear import LinearModel
 from fitjax.model.load import load_basis
 from fitjax.model.params import Params, check_params
 from fitjax.model.protocol import Model
@@ -27,6 +29,12 @@ from fitjax.solve.status import Status
 
 #: Called after each step with (stage name, step, cost per loss, parameters); returning True stops the fit.
 Callback = Callable[[str, int, dict[str, float], Params], Any]
+
+
+@cache
+def default_model() -> LinearModel:
+    """The embedded basis, read and sliced once per process: it is immutable, and reading it costs more than fifty fits."""
+    return load_basis()
 
 
 def fit(
@@ -62,7 +70,7 @@ def fit(
         from fitjax.observation.observe import observe
 
         observation, warnings = observe(image_or_observation)
-    model = load_basis() if model is None else model
+    model = default_model() if model is None else model
     losses = default_losses(observation) if losses is None else dict(losses)
     chosen = default_stages(observation) if stages is None else list(stages)
     _check(model, observation, losses, chosen, start)
@@ -97,7 +105,7 @@ def fit_batch(
         if not observations:
             return []
         observations = stack_observations(observations)
-    model = load_basis() if model is None else model
+    model = default_model() if model is None else model
     losses = default_losses(observations) if losses is None else dict(losses)
     chosen = default_stages(observations) if stages is None else list(stages)
     began = time.perf_counter()
@@ -144,7 +152,7 @@ def fit_shared(
     if sharing.person_of_photo.shape[0] != len(observations):
         raise FitError(f"fit_shared: {len(observations)} photos, but {sharing.person_of_photo.shape[0]} person indices")
     stacked = stack_observations(observations)
-    model = load_basis() if model is None else model
+    model = default_model() if model is None else model
     losses = default_losses(stacked) if losses is None else dict(losses)
     chosen = default_stages(stacked) if stages is None else list(stages)
     began = time.perf_counter()

@@ -14,7 +14,6 @@ Hair (brows, beard, moustache, scalp, lashes) covers skin by a soft level set; e
 
 from __future__ import annotations
 
-import hashlib
 import json
 from importlib import resources
 from pathlib import Path
@@ -23,11 +22,10 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from jaxtyping import Array, Float
 
 from fitjax.errors import BasisError
+from fitjax.model.tensor_file import read_tensor_file
 from fitjax.pytree import pytree, replace, static
 
 FORMAT = "fitjax-albedo/1"
@@ -318,16 +316,7 @@ def load_albedo(name_or_path: str | Path = EMBEDDED, size: int = 256) -> Biophys
         path = Path(str(resources.files("fitjax") / "data" / "embedded_albedo.safetensors"))
     if not path.is_file():
         raise BasisError(f"albedo {path}: no such file; expected {EMBEDDED!r} or the path of a {FORMAT} file")
-    raw = path.read_bytes()
-    try:
-        with safetensors.safe_open(str(path), framework="np") as handle:
-            metadata = handle.metadata() or {}
-        tensors = safetensors.numpy.load(raw)
-    except Exception as error:  # safetensors raises its own unexported error types
-        raise BasisError(f"albedo {path}: not a readable safetensors file ({error}); download or rebuild it") from None
-    if metadata.get("format") != FORMAT:
-        raise BasisError(f"albedo {path}: expected format {FORMAT!r}, found {metadata.get('format')!r}")
-    sha256 = hashlib.sha256(raw).hexdigest()
+    tensors, metadata, sha256 = read_tensor_file(path, "albedo", FORMAT)
     record = path.with_suffix(".json")
     if str(name_or_path) == EMBEDDED and json.loads(record.read_text())["sha256"] != sha256:
         raise BasisError(f"albedo {path}: the file differs from its record {record.name}; reinstall or rebuild it")

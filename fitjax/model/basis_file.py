@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from fitjax.errors import BasisError
+from fitjax.model.tensor_file import read_tensor_file
 
 FORMAT = "fitjax-basis/1"
 
@@ -75,17 +73,9 @@ def read_basis(path: str | Path) -> Basis:
     path = Path(path)
     if not path.is_file():
         raise BasisError(f"basis {path}: no such file; `fitjax info` lists the models that are found")
-    raw = path.read_bytes()
+    tensors, metadata, sha256 = read_tensor_file(path, "basis", FORMAT, "; is it a fitjax basis?")
     try:
-        with safetensors.safe_open(str(path), framework="np") as handle:
-            metadata = handle.metadata() or {}
-        tensors = safetensors.numpy.load(raw)
-    except Exception as error:  # safetensors raises its own unexported error types
-        raise BasisError(f"basis {path}: not a readable safetensors file ({error}); download or rebuild it") from None
-    if metadata.get("format") != FORMAT:
-        raise BasisError(f"basis {path}: expected format {FORMAT!r}, found {metadata.get('format')!r}; is it a fitjax basis?")
-    try:
-        return _assemble(path, tensors, metadata, hashlib.sha256(raw).hexdigest())
+        return _assemble(path, tensors, metadata, sha256)
     except KeyError as error:
         raise BasisError(f"basis {path}: field {error} is missing; rebuild the file") from None
     except BasisError as error:
