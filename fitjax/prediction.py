@@ -34,15 +34,16 @@ class Frozen:
 
     Attributes:
         visible: per sample set (S,), 1.0 where the sample faces the camera; of the sets that the losses of a fit may read.
-        triangle_id: which triangle each pixel of the crop shows, where a loss reads pixels. pixel_weight: how far each pixel is trusted to show
-            the face rather than what is in front of it.
+        triangle_id: which triangle each pixel of the crop shows, where a loss reads pixels. face: :class:`fitjax.render.frozen_face.FrozenPixels`, what
+            those of the face show. pixel_weight: (P,) how far each of these is trusted to show the face rather than what is in front of it.
         contour: (17,) which candidate of ``contour68`` each jaw point uses, or None where no loss asks.
     """
 
     visible: dict[str, Float[Array, "S"]]
     contour: Int[Array, "17"] | None
     triangle_id: Int[Array, "H W"] | None = None
-    pixel_weight: Float[Array, "H W"] | None = None
+    face: Any = None
+    pixel_weight: Float[Array, "P"] | None = None
 
 
 @pytree

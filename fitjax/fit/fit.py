@@ -235,6 +235,8 @@ def _run_with_callback(
             problem, state = _begin(model, observation, stage, used, params, state)
             while int(state.status) == Status.RUNNING and not stopped:
                 state = _advance(stage, problem, state)
+                if int(state.steps) == 0:  # the start itself
+                    continue
                 row = np.asarray(state.history[int(state.steps)])
                 stopped = callback(stage.name, int(state.steps), dict(zip(used, row.tolist())), state.params) is True
             params = state.params

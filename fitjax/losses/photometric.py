@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from fitjax.errors import FitjaxError
 from fitjax.losses.core import Loss, Residuals, residual
@@ -18,7 +18,8 @@ from fitjax.losses.robust import make_kernel
 from fitjax.observation.observation import Observation
 from fitjax.prediction import Prediction
 from fitjax.pytree import replace
-from fitjax.render.face import RenderedFace, Version, render_face
+from fitjax.render.face import RenderedFace, Version
+from fitjax.render.frozen_face import render_frozen
 from fitjax.render.lighting import srgb_from_linear
 
 #: Default weight: a residual of 0.05 per channel costs about as much as landmarks that are off by 1 % of the face size.
@@ -30,19 +31,24 @@ _TOO_MUCH = 2.5
 
 
 def rendered(pred: Prediction, obs: Observation, shape: Version = "full", albedo: Version = "full") -> RenderedFace:
-    """The face as the losses of this outer step see it; for losses of your own.
+    """The face as the losses of this outer step see it, at the pixels of the face; for losses of your own.
 
     Raises:
         FitjaxError: the model has no albedo, or the observation no image.
     """
+    return _rendered(pred, obs, ((shape, albedo),))[0]
+
+
+def _rendered(pred: Prediction, obs: Observation, pairs: tuple[tuple[Version, Version], ...]) -> tuple[RenderedFace, ...]:
     if pred.mesh is None or obs.image is None:
         raise FitjaxError(
             "photometric loss: expected a textured model (fj.load_textured) and an observation with pixels (fj.with_image); one is missing"
         )
     assert pred.frozen is not None
-    if pred.frozen.triangle_id is None:
+    if pred.frozen.face is None:
         raise FitjaxError("photometric loss: nothing was rasterised; this is a loss without the option reads_pixels=True")
-    return render_face(pred, pred.frozen.triangle_id, shape, albedo)
+    assert pred.frozen.triangle_id is not None
+    return render_frozen(pred, pred.frozen.face, pred.frozen.triangle_id, pairs)
 
 
 def compare(face: RenderedFace, obs: Observation) -> Float[Array, "P 3"]:
@@ -59,10 +65,8 @@ def pixel_trust(face: RenderedFace, obs: Observation) -> Float[Array, "P"]:
 def _photometric(pred: Prediction, obs: Observation, *, shape: Version, albedo: Version, reads_pixels: bool) -> Residuals:
     face = rendered(pred, obs, shape, albedo)
     assert pred.frozen is not None
-    assert pred.frozen.pixel_weight is not None
     # Frozen with the triangles: a weight that moved with the face would have a gradient that no solver should follow.
-    weight = pred.frozen.pixel_weight.reshape(-1)[face.pixel] * face.covered
-    return Residuals(compare(face, obs), weight)
+    return Residuals(compare(face, obs), pred.frozen.pixel_weight)
 
 
 _make = residual(_photometric)
@@ -87,14 +91,14 @@ def box_mean(image: Float[Array, "H W"], size: int) -> Float[Array, "H W"]:
     return total / size**2
 
 
-def trust_pixels(pred: Prediction, obs: Observation, triangle_id: Int[Array, "H W"]) -> Float[Array, "H W"]:
-    """How far each pixel shows the face: :func:`pixel_trust`, less what hides it.
+def trust_pixels(pred: Prediction, obs: Observation) -> Float[Array, "P"]:
+    """How far each pixel of the frozen face shows the face: :func:`pixel_trust`, less what hides it.
 
     Hair, glasses and hands differ from the rendered skin by more than it usually differs. The mean residual over a window counts against the median
     over the face: a window that is off by 2.5 medians counts half, by 5 hardly at all.
     """
-    height, width = triangle_id.shape
-    face = render_face(pred, triangle_id)
+    height, width = obs.image.shape[:2]
+    face = rendered(pred, obs)
     weight = pixel_trust(face, obs)
     size = jnp.sqrt(jnp.sum(compare(face, obs) ** 2, -1) + 1e-12)
 
@@ -102,10 +106,10 @@ def trust_pixels(pred: Prediction, obs: Observation, triangle_id: Int[Array, "H 
         return jnp.zeros(height * width, values.dtype).at[face.pixel].add(values).reshape(height, width)
 
     count = box_mean(picture(weight), _WINDOW)
-    mean = box_mean(picture(weight * size), _WINDOW) / jnp.maximum(count, 1e-3)
-    trusted = picture(weight) > 0.5
-    ordered = jnp.sort(jnp.where(trusted, mean, jnp.inf).reshape(-1))
-    middle = ordered[jnp.maximum(jnp.sum(trusted) // 2, 0)]
+    mean = (box_mean(picture(weight * size), _WINDOW) / jnp.maximum(count, 1e-3)).reshape(-1)[face.pixel]
+    trusted = weight > 0.5
+    ordered = jnp.sort(jnp.where(trusted, mean, jnp.inf))
+    middle = ordered[jnp.sum(trusted) // 2]
     # On a perfect fit every residual is noise: below two per cent nothing is an occluder.
     middle = jnp.maximum(jnp.where(jnp.isfinite(middle), middle, 1.0), 0.02)
-    return picture(weight) / (1 + (mean / (_TOO_MUCH * middle)) ** 4)
+    return weight / (1 + (mean / (_TOO_MUCH * middle)) ** 4)

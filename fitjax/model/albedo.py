@@ -52,6 +52,10 @@ class AlbedoModel(Protocol):
         """Albedo in linear light, in (0, 1): (H, W, 3) with row 0 at v = 1, or whatever ``shape`` says, and channels."""
         ...
 
+    def at(self, uv: Float[Array, "S 2"]) -> AlbedoModel:
+        """The same model, its codes and all, at texture coordinates: its decode returns (S, 3)."""
+        ...
+
     def prior(self, code: Float[Array, "K"]) -> Float[Array, "K"]:
         """Whitened codes."""
         ...
@@ -240,6 +244,22 @@ class LinearAlbedo(_UnitCodes):
         """Albedo in linear light. Values within 0.02 of 0 and 1, and beyond, are bent smoothly into (0, 1); others are exact."""
         flat = jnp.matmul(code * self.sigma, self.basis.reshape(self.n_codes, -1), precision="highest")
         return _linear_light(self.mean + flat.reshape(self.mean.shape), self.srgb)
+
+    def at(self, uv: Float[Array, "S 2"]) -> LinearAlbedo:
+        """The model of maps at texture coordinates (S, 2), origin bottom-left; decode returns (S, 3).
+
+        Raises:
+            BasisError: the model is per vertex.
+        """
+        if self.per_vertex:
+            raise BasisError("LinearAlbedo.at: expected a model of maps; LinearAlbedo.to_uv makes one of a model per vertex")
+        height, width = self.shape
+
+        def points(maps: Array) -> Array:
+            channels = jnp.moveaxis(maps, -1, -3).reshape(-1, height, width)
+            return jnp.moveaxis(bilinear(channels, uv).reshape(*maps.shape[:-3], 3, len(uv)), -2, -1)
+
+        return replace(self, mean=points(self.mean), basis=points(self.basis))
 
     def to_uv(self, uv: np.ndarray, uv_triangles: np.ndarray, triangles: np.ndarray, size: int = 256) -> LinearAlbedo:
         """A per-vertex model as maps (size, size): texel centres interpolate their triangle; gutters repeat their nearest texel.

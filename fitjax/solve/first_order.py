@@ -37,12 +37,12 @@ class FirstOrder:
 
     def init(self, problem: Problem, params: Params, mask: Tangent, zero: Tangent) -> FirstOrderState:
         params = clip_to_bounds(problem.model, params)
-        parts = _parts(problem, params)
-        cost = jnp.sum(parts)
-        status = jnp.where(jnp.isfinite(cost), Status.RUNNING, Status.NOT_FINITE).astype(jnp.int32)
-        history = jnp.full((self.max_steps + 1, len(problem.losses)), jnp.nan, cost.dtype).at[0].set(parts)
+        dtype = jnp.result_type(*jax.tree.leaves(zero))
+        infinite = jnp.asarray(jnp.inf, dtype)
+        history = jnp.full((self.max_steps + 1, len(problem.losses)), jnp.nan, dtype)
         inner = self.transform.init(zero)
-        return FirstOrderState(params, params, cost, cost, inner, jnp.zeros((), jnp.int32), status, history)
+        count, running = jnp.full((), -1, jnp.int32), jnp.asarray(Status.RUNNING, jnp.int32)
+        return FirstOrderState(params, params, infinite, infinite, inner, count, running, history)
 
     def resume(self, problem: Problem, state: FirstOrderState, mask: Tangent, zero: Tangent) -> FirstOrderState:
         """The transform keeps its moments; the best so far is measured anew, because the objective changed."""
@@ -50,32 +50,35 @@ class FirstOrder:
         return replace(fresh, inner=state.inner)
 
     def step(self, problem: Problem, mask: Tangent, zero: Tangent, state: FirstOrderState) -> FirstOrderState:
-        def objective(tangent: Tangent) -> Array:
-            return jnp.sum(_parts(problem, retract(state.current, tangent)))
+        """Evaluate where we are, then move: one evaluation a step, and the last move is not taken."""
 
-        gradient = jax.tree.map(jnp.multiply, jax.grad(objective)(zero), mask)
-        update, inner = self.transform.update(gradient, state.inner, zero)
-        update = jax.tree.map(jnp.multiply, update, mask)
-        if self.rates:
-            factor = {g: self.rates.get(g, 1.0) for g in update}
-            update = {g: jax.tree.map(partial(jnp.multiply, factor[g]), part) for g, part in update.items()}
-        current = clip_to_bounds(problem.model, polish(retract(state.current, update)))
-        parts = _parts(problem, current)
-        cost = jnp.sum(parts)
+        def objective(tangent: Tangent) -> tuple[Array, Array]:
+            parts = _parts(problem, retract(state.current, tangent))
+            return jnp.sum(parts), parts
+
+        (cost, parts), gradient = jax.value_and_grad(objective, has_aux=True)(zero)
         steps = state.steps + 1
         finite = jnp.isfinite(cost)
         better = finite & (cost < state.best_cost)
         best_cost = jnp.where(better, cost, state.best_cost)
-        params = jax.tree.map(lambda a, b: jnp.where(better, a, b), current, state.params)
-        checkpoint = steps % self.patience == 0
+        params = jax.tree.map(lambda a, b: jnp.where(better, a, b), state.current, state.params)
+        checkpoint = (steps > 0) & (steps % self.patience == 0)
         slow = checkpoint & (state.reference - best_cost <= self.tolerance * jnp.abs(state.reference))
-        reference = jnp.where(checkpoint, best_cost, state.reference)
+        reference = jnp.where(checkpoint | (steps == 0), best_cost, state.reference)
         status = jnp.where(
             ~finite,
             Status.NOT_FINITE,
             jnp.where(slow, Status.CONVERGED, jnp.where(steps >= self.max_steps, Status.MAX_STEPS, Status.RUNNING)),
         )
         history = state.history.at[steps].set(parts)
+
+        gradient = jax.tree.map(jnp.multiply, gradient, mask)
+        update, inner = self.transform.update(gradient, state.inner, zero)
+        update = jax.tree.map(jnp.multiply, update, mask)
+        if self.rates:
+            factor = {g: self.rates.get(g, 1.0) for g in update}
+            update = {g: jax.tree.map(partial(jnp.multiply, factor[g]), part) for g, part in update.items()}
+        current = clip_to_bounds(problem.model, polish(retract(state.current, update)))
         return FirstOrderState(
             params, current, best_cost, reference, inner, steps, status.astype(jnp.int32), history
         )
@@ -83,6 +86,8 @@ class FirstOrder:
 
 @pytree
 class FirstOrderState:
+    """``params`` are the best so far; ``current`` is evaluated by the next step. ``steps`` is -1 until the start is evaluated."""
+
     params: Params
     current: Params
     best_cost: Float[Array, ""]

@@ -44,29 +44,34 @@ class LevenbergMarquardt:
     active_set_passes: int = static(default=6)
 
     def init(self, problem: Problem, params: Params, mask: Tangent, zero: Tangent) -> LMState:
+        """The state before the start is evaluated: the first step does that, so that the linearisation is compiled once."""
         params = clip_to_bounds(problem.model, params)
-        here = _linearise(problem, params, mask, zero)
-        dtype = here.gradient.dtype
-        finite = jnp.isfinite(here.cost) & jnp.isfinite(here.gradient).all()
-        status = jnp.where(finite, Status.RUNNING, Status.NOT_FINITE)
-        history = jnp.full((self.max_steps + 1, len(problem.losses)), jnp.nan, dtype).at[0].set(here.parts)
+        flat, _ = ravel_pytree(zero)
+        n, dtype = flat.size, flat.dtype
+        infinite = jnp.asarray(jnp.inf, dtype)
+        nothing = Linearisation(infinite, jnp.full(len(problem.losses), jnp.nan, dtype), flat, jnp.eye(n, dtype=dtype))
+        history = jnp.full((self.max_steps + 1, len(problem.losses)), jnp.nan, dtype)
         start = jnp.asarray(self.initial_damping, dtype)
-        return LMState(params, here, start, jnp.zeros((), jnp.int32), status.astype(jnp.int32), history)
+        running = jnp.asarray(Status.RUNNING, jnp.int32)
+        return LMState(params, nothing, start, jnp.full((), -1, jnp.int32), running, history)
 
     def resume(self, problem: Problem, state: LMState, mask: Tangent, zero: Tangent) -> LMState:
         return self.init(problem, state.params, mask, zero)
 
     def step(self, problem: Problem, mask: Tangent, zero: Tangent, state: LMState) -> LMState:
         here = state.here
-        delta, predicted = _solve_step(self, problem, mask, zero, state)
+        first = state.steps < 0
         _, unravel = ravel_pytree(zero)
+        still = jnp.zeros_like(here.gradient), jnp.zeros((), here.gradient.dtype)
+        delta, predicted = jax.lax.cond(first, lambda: still, lambda: _solve_step(self, problem, mask, zero, state))
         candidate = polish(retract(state.params, unravel(delta)))
         candidate = clip_to_bounds(problem.model, candidate)
         there = _linearise(problem, candidate, mask, zero)
 
         finite = jnp.isfinite(there.cost) & jnp.isfinite(there.gradient).all() & jnp.isfinite(delta).all()
         accept = finite & (there.cost < here.cost)
-        damping = jnp.where(accept, state.damping * self.decrease, state.damping * self.increase)
+        factor = jnp.where(first, 1.0, jnp.where(accept, self.decrease, self.increase))
+        damping = state.damping * factor.astype(state.damping.dtype)
         damping = jnp.maximum(damping, jnp.finfo(damping.dtype).eps)
         steps = state.steps + 1
 
@@ -82,6 +87,10 @@ class LevenbergMarquardt:
             Status.CONVERGED,
             jnp.where(stuck, Status.DIVERGED, jnp.where(steps >= self.max_steps, Status.MAX_STEPS, Status.RUNNING)),
         )
+        evaluated = jnp.where(finite, jnp.where(steps >= self.max_steps, Status.MAX_STEPS, Status.RUNNING), Status.NOT_FINITE)
+        status = jnp.where(first, evaluated, status)
+
+        accept = accept | first
 
         def choose(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, old)
@@ -103,6 +112,8 @@ class Linearisation:
 
 @pytree
 class LMState:
+    """``steps`` is -1 until the start is evaluated."""
+
     params: Params
     here: Linearisation
     damping: Float[Array, ""]
@@ -113,17 +124,21 @@ class LMState:
 
 def gauss_newton(problem: Problem, params: Params, zero: Tangent) -> tuple[Array, Array, Array, Array, Array]:
     """Residual rows r (R,), transposed Jacobian (n, R) over the flat tangent, and the priors' gradient and diagonal (n,), costs per loss."""
-    flat_zero, unravel = ravel_pytree(zero)
+    parts = costs(problem, params)
+    residuals = rows(problem, params)
+    blocks = []
+    # Group by group (in the order in which a dict is flattened), so that light never passes through the basis, nor pose through the albedo.
+    for group in sorted(zero):
+        flat, unravel = ravel_pytree(zero[group])
 
-    def at(flat: Array) -> tuple[Array, Array]:
-        moved = retract(params, unravel(flat))
-        parts = costs(problem, moved)
-        return rows(problem, moved), jnp.stack([parts[k] for k in problem.losses])
+        def at(flat: Array, group: str = group, unravel: Any = unravel) -> Array:
+            return rows(problem, retract(params, {group: unravel(flat)}))
 
-    residuals, push, parts = jax.linearize(at, flat_zero, has_aux=True)
-    jacobian_t = jax.vmap(push)(jnp.eye(flat_zero.size, dtype=flat_zero.dtype))
+        _, push = jax.linearize(at, flat)
+        blocks.append(jax.vmap(push)(jnp.eye(flat.size, dtype=flat.dtype)))
     gradient, diagonal = prior_gradient_and_diagonal(problem, params, zero)
-    return residuals, jacobian_t, ravel_pytree(gradient)[0], ravel_pytree(diagonal)[0], parts
+    stacked = jnp.stack([parts[k] for k in problem.losses])
+    return residuals, jnp.concatenate(blocks), ravel_pytree(gradient)[0], ravel_pytree(diagonal)[0], stacked
 
 
 def _linearise(problem: Problem, params: Params, mask: Tangent, zero: Tangent) -> Linearisation:

@@ -70,16 +70,19 @@ def reads_pixels(losses: Losses) -> bool:
 
 
 def freeze_pixels(model: Model, params: Params, observation: Observation, frozen: Frozen) -> Frozen:
-    """The frozen choices with the triangle of each pixel of the crop, and which pixels to trust."""
+    """The frozen choices with what each pixel of the face shows, and which pixels to trust."""
     # Imported here: rendering is for fits that read pixels.
     from fitjax.losses.photometric import trust_pixels
     from fitjax.render.face import rasterize_face
+    from fitjax.render.frozen_face import freeze_face
 
     if observation.image is None or mesh_of(model) is None:
         return frozen
+    textured: Any = model
     prediction = predict(model, params, observation, frozen)
     triangle_id = rasterize_face(prediction, *observation.image.shape[:2])
-    return replace(frozen, triangle_id=triangle_id, pixel_weight=trust_pixels(prediction, observation, triangle_id))
+    frozen = replace(frozen, triangle_id=triangle_id, face=freeze_face(prediction, textured.albedo, triangle_id))
+    return replace(frozen, pixel_weight=trust_pixels(replace(prediction, frozen=frozen), observation))
 
 
 def _photo_costs(problem: Problem, params: Params, obs: Observation, frozen: Frozen | None) -> dict[str, Array]:

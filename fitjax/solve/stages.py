@@ -92,14 +92,17 @@ def run_stage(stage: Stage, problem: Problem, params: Params) -> tuple[Params, S
     """Run one stage inside a compiled function."""
     zero, mask = stage_setup(stage, params)
     solver = stage.solver
-    problem = replace(problem, losses=select_losses(stage, problem.losses)).refreeze(params)
+    problem = replace(problem, losses=select_losses(stage, problem.losses))
+    if stage.outer_steps == 1:
+        problem = problem.refreeze(params)
     running = jnp.asarray(Status.RUNNING, jnp.int32)
 
     def solve(problem: Problem, state: Any) -> Any:
         return jax.lax.while_loop(lambda s: s.status == running, lambda s: solver.step(problem, mask, zero, s), state)
 
-    state = solve(problem, solver.init(problem, params, mask, zero))
+    state = solver.init(problem, params, mask, zero)
     if stage.outer_steps == 1:
+        state = solve(problem, state)
         return state.params, StageReport(state.status, state.steps, state.history)
 
     def outer(state: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
@@ -107,10 +110,9 @@ def run_stage(stage: Stage, problem: Problem, params: Params) -> tuple[Params, S
         state = solve(again, solver.resume(again, state, mask, zero))
         return state, (state.steps, state.history)
 
-    # A scan, so that the solver is compiled once for the first outer step and once for all others.
-    last, (steps, histories) = jax.lax.scan(outer, state, None, length=stage.outer_steps - 1)
-    history = jnp.concatenate([state.history[None], histories]).reshape(-1, state.history.shape[-1])
-    return last.params, StageReport(last.status, state.steps + steps.sum(), history)
+    # A scan, so that the solver is compiled once for all outer steps.
+    last, (steps, histories) = jax.lax.scan(outer, state, None, length=stage.outer_steps)
+    return last.params, StageReport(last.status, steps.sum(), histories.reshape(-1, histories.shape[-1]))
 
 
 def run_stages(stages: Sequence[Stage], problem: Problem, params: Params) -> tuple[Params, list[StageReport]]:
