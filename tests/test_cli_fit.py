@@ -13,7 +13,7 @@ from PIL import Image
 
 from fitjax.cli.main import main
 from fitjax.files.params import load_params
-from fitjax.files.result import RESULT_FILES
+from fitjax.files.result import MESH_FILES
 from fitjax.version import __version__
 
 EYES = np.array([224.5, 102.0])  # midway between them, in the photo of the astronaut
@@ -60,7 +60,7 @@ def test_all_faces(tmp_path, capsys, two_faces):
     assert captured.err == "" and "2 of 2 fitted" in captured.out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pair_face1", "pair_face2"]
     for name in ("pair_face1", "pair_face2"):
-        assert {p.name for p in (tmp_path / name).iterdir()} == RESULT_FILES
+        assert {p.name for p in (tmp_path / name).iterdir()} == MESH_FILES
     # Largest first; the smaller one is the same picture at 0.6 of the size.
     assert np.linalg.norm(_eyes(tmp_path / "pair_face1") - (EYES - [80 - 180, 0])) < 4
     assert np.linalg.norm(_eyes(tmp_path / "pair_face2") - 0.6 * (EYES - [80, 0])) < 3

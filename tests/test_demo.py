@@ -15,7 +15,7 @@ import fitjax as fj
 from fitjax.cli.main import main
 from fitjax.files.camera_json import read_camera_json
 from fitjax.files.params import load_params
-from fitjax.files.result import RESULT_FILES
+from fitjax.files.result import MESH_FILES
 from fitjax.model.linear import LinearModel
 from fitjax.render.overlay import intersection_over_union, mesh_silhouette
 
@@ -78,7 +78,7 @@ def test_the_mask_is_strict(result):
 
 
 def test_folder_and_report(result, capsys):
-    assert {p.name for p in result.iterdir()} == RESULT_FILES
+    assert {p.name for p in result.iterdir()} == MESH_FILES
     report = json.loads((result / "report.json").read_text())
     assert report["status"] == "converged" and report["reliable"] is True
     assert report["landmark_residual"]["mean_percent_of_face_size"] < 1.5

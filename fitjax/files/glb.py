@@ -103,6 +103,7 @@ def write_glb(
     morph_weights: Mapping[str, float] | Sequence[float] | None = None,
     texture_png: bytes | None = None,
     name: str = "face",
+    roughness: float = 0.75,
 ) -> None:
     """Write one mesh. The same input gives the same bytes.
 
@@ -115,6 +116,7 @@ def write_glb(
         morph_weights: weights shown at first, by name or in the order of the targets; 0 by default.
         texture_png: a PNG file's bytes, its first row the top (v = 1).
         name: of mesh, node and material.
+        roughness: of the material, 0 to 1; it is never metallic.
 
     Raises:
         FitjaxError: wrong shapes, an index out of range, no triangle, a value that is not finite, a texture without uv
@@ -149,7 +151,7 @@ def write_glb(
     primitive = gltf.Primitive(attributes=attributes, indices=build.indices(corners), material=0, mode=gltf.TRIANGLES)
     primitive.targets = [{"POSITION": build.attribute(delta[source], bounds=True)} for delta in targets.values()]
 
-    surface = gltf.PbrMetallicRoughness(metallicFactor=0.0, roughnessFactor=0.75)
+    surface = gltf.PbrMetallicRoughness(metallicFactor=0.0, roughnessFactor=roughness)
     document = gltf.GLTF2(
         asset=gltf.Asset(version="2.0", generator="fitjax"),
         scene=0,

@@ -9,22 +9,25 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fitjax.files.atomic import WriteError, atomic_folder, atomic_write_bytes, atomic_write_text, refuse_strangers
 from fitjax.files.camera_json import camera_to_dict, write_camera_json
 from fitjax.files.glb import write_glb
-from fitjax.files.obj import write_obj
+from fitjax.files.obj import ObjMaterial, write_obj
 from fitjax.files.params import save_params
 from fitjax.fit.solution import Solution
 from fitjax.image.photo import Photo
 from fitjax.model.linear import LinearModel
 from fitjax.version import __version__
 
-#: All that a result folder may hold; only such folders are replaced.
-RESULT_FILES = frozenset(
+if TYPE_CHECKING:
+    from fitjax.files.textured import TexturedResult
+
+#: The files of a fit without texture.
+MESH_FILES = frozenset(
     {
         "params.safetensors",
         "camera.json",
@@ -36,6 +39,14 @@ RESULT_FILES = frozenset(
         "report.json",
     }
 )
+
+#: All that a result folder may hold; only such folders are replaced. A fit with texture has all of them.
+RESULT_FILES = MESH_FILES | frozenset(
+    {
+        "render.png", "render_model.png", "normals.png", "depth.npy", "depth.png",
+        "texture.png", "texture_confidence.png", "turntable.gif", "posed.mtl",
+    }
+)  # fmt: skip
 
 REPORT_SCHEMA = 1
 
@@ -57,10 +68,21 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+def shape_model(model: Any) -> LinearModel:
+    """The linear shape model behind a fit: the model itself, or that of a textured model."""
+    linear = getattr(model, "shape", model)
+    assert isinstance(linear, LinearModel)
+    return linear
+
+
+def is_textured(solution: Solution) -> bool:
+    """Whether the fit has an albedo model and pixels to compare with, so that there is something to render and to paint."""
+    return hasattr(solution.model, "albedo") and solution.observation.image is not None
+
+
 def report(solution: Solution, photo: Photo | None, timings: dict[str, float], detector: str | None) -> dict[str, Any]:
     """The content of ``report.json``: what was fitted, how well, why it stopped, and with what."""
-    model = solution.model
-    assert isinstance(model, LinearModel)
+    model = shape_model(solution.model)
     pitch, yaw, roll = (float(x) for x in solution.pitch_yaw_roll_degrees)
     content: dict[str, Any] = {
         "schema_version": REPORT_SCHEMA,
@@ -113,29 +135,29 @@ def landmark_table(solution: Solution) -> dict[str, list[list[float]]]:
     return {k: np.round(np.asarray(pixels[k], float), 4).tolist() for k in REPORTED_SETS if k in pixels}
 
 
-def overlay(solution: Solution, photo: Photo) -> np.ndarray:
-    """(h, w, 3) uint8: photo with landmarks, mesh over it, shaded mesh."""
+def overlay(solution: Solution, photo: Photo, drawn: TexturedResult | None = None) -> np.ndarray:
+    """(h, w, 3) uint8: photo with landmarks, mesh over it, shaded mesh; of a fit with texture also its render, in a grid."""
     # Imported here: the picture needs Pillow's drawing, which a fit in memory does not.
-    from fitjax.render.overlay import overlay_picture
+    from fitjax.render.overlay import mesh_panels, overlay_picture
 
-    prediction, model = solution.prediction, solution.model
-    assert isinstance(model, LinearModel)
+    prediction, model = solution.prediction, shape_model(solution.model)
     camera_space = np.asarray(prediction.vertices_camera, np.float64)
     in_photo = np.concatenate([np.asarray(prediction.vertices_pixels, np.float64), camera_space[:, 2:]], 1)
     seen = next(iter(solution.observation.landmarks.values()))
     detected = np.asarray(seen.points)[np.asarray(seen.valid)]
     # Anatomical places where the model has them: aflw68 also carries the habits of that data set's annotators.
-    drawn = "ibug68" if "ibug68" in prediction.pixels else prediction.default_set
-    return overlay_picture(
-        photo.rgb,
-        in_photo,
-        np.asarray(model.triangles),
-        np.asarray(model.triangle_region),
-        solution.landmarks(drawn),
-        detected_pixels=detected if len(detected) <= 68 else None,
-        vertices_camera=camera_space,
-        perspective=prediction.camera.kind == "perspective",
-    )
+    fitted = "ibug68" if "ibug68" in prediction.pixels else prediction.default_set
+    mesh = (in_photo, np.asarray(model.triangles), np.asarray(model.triangle_region), solution.landmarks(fitted))
+    options: dict[str, Any] = {
+        "detected_pixels": detected if len(detected) <= 68 else None,
+        "vertices_camera": camera_space,
+        "perspective": prediction.camera.kind == "perspective",
+    }
+    if drawn is None:
+        return overlay_picture(photo.rgb, *mesh, **options)
+    from fitjax.render.overlay_textured import textured_overlay
+
+    return textured_overlay(mesh_panels(photo.rgb, *mesh, **options, panel_size=480), drawn.full, drawn.model)
 
 
 def check_result_folder(folder: str | os.PathLike[str]) -> None:
@@ -164,6 +186,8 @@ def write_result(
 ) -> None:
     """Write the folder of a fit; it appears complete or not at all, and replaces only an earlier result.
 
+    A fit of a linear model gets `MESH_FILES`; one of a textured model to an observation with pixels all of `RESULT_FILES`.
+
     Args:
         timings: seconds by name for ``report.json``, or a function that gives them once everything else is written; ``write`` (all
             files but the report) is added, and ``solve`` where it is absent.
@@ -175,8 +199,7 @@ def write_result(
     import imageio.v3 as imageio
 
     began = time.perf_counter()
-    model, prediction = solution.model, solution.prediction
-    assert isinstance(model, LinearModel)
+    model, prediction = shape_model(solution.model), solution.prediction
     mesh = (np.asarray(model.triangles), np.asarray(model.uv), np.asarray(model.uv_triangles))
     camera_space = np.asarray(prediction.vertices_camera, np.float64)
     camera = camera_to_dict(
@@ -197,14 +220,41 @@ def write_result(
     with atomic_folder(folder, owned=RESULT_FILES) as part:
         save_params(part / "params.safetensors", solution.params, facts)
         write_camera_json(part / "camera.json", camera)
-        write_glb(part / "canonical.glb", np.asarray(prediction.face.vertices), *mesh)
         posed = camera_space @ _OPENGL_FROM_OPENCV
-        write_glb(part / "posed.glb", posed, *mesh)
-        write_obj(part / "posed.obj", posed, *mesh)
-        picture = imageio.imwrite("<bytes>", overlay(solution, photo), extension=".png")
+        drawn: TexturedResult | None = None
+        extra: dict[str, Any] = {}
+        if is_textured(solution):
+            drawn, extra = _write_textured(part, solution, photo, posed, mesh)
+        else:
+            write_glb(part / "canonical.glb", np.asarray(prediction.face.vertices), *mesh)
+            write_glb(part / "posed.glb", posed, *mesh)
+            write_obj(part / "posed.obj", posed, *mesh)
+        picture = imageio.imwrite("<bytes>", overlay(solution, photo, drawn), extension=".png")
         atomic_write_bytes(part / "overlay.png", picture)
         atomic_write_text(part / "landmarks.json", json.dumps(landmark_table(solution)) + "\n")
         given = timings() if callable(timings) else timings or {}
         spent = {**given, "write": time.perf_counter() - began}
-        text = json.dumps(report(solution, photo, spent, detector), indent=2, allow_nan=False)
-        atomic_write_text(part / "report.json", text + "\n")
+        content = report(solution, photo, spent, detector) | extra
+        if drawn is not None:
+            content["files"] = sorted(RESULT_FILES)
+        atomic_write_text(part / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _write_textured(
+    part: Path, solution: Solution, photo: Photo, posed: np.ndarray, mesh: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> tuple[TexturedResult, dict[str, Any]]:
+    """Meshes with their texture, and the pictures; returns what was drawn and what the report gains."""
+    # Imported here: fits of landmarks need no renderer.
+    from fitjax.files import textured
+
+    drawn = textured.draw_textured(solution, photo)
+    neutral, targets = textured.split_expression(
+        solution.model, np.asarray(solution.prediction.face.vertices), np.asarray(solution.params["expression"])
+    )
+    weights = dict(zip(targets, np.asarray(solution.params["expression"], float).tolist()))
+    look: dict[str, Any] = {"texture_png": drawn.texture_png, "roughness": textured.ROUGHNESS}
+    write_glb(part / "canonical.glb", neutral, *mesh, morph_targets=targets, morph_weights=weights, **look)
+    write_glb(part / "posed.glb", posed, *mesh, **look)
+    write_obj(part / "posed.obj", posed, *mesh, material=ObjMaterial("face", "texture.png"))
+    unit = textured.write_pictures(part, drawn, photo)
+    return drawn, textured.report_texture(solution, drawn, unit)

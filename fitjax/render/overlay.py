@@ -1,7 +1,7 @@
 """The picture that tells whether a fit is good: photo with landmarks | mesh over the photo | mesh alone."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -164,7 +164,32 @@ def _feature_lines(raster: ReferenceRaster, region: np.ndarray, wire: bool) -> n
     return np.concatenate([colour, alpha[..., None] * 255], -1)
 
 
-def overlay_picture(
+class MeshPanels(NamedTuple):
+    """Panels (h, w, 3) uint8 of one crop: the photo, with its landmarks, the mesh over it, the mesh alone."""
+
+    crop: Crop
+    photo: np.ndarray
+    marked: np.ndarray
+    over: np.ndarray
+    alone: np.ndarray
+
+
+def overlay_picture(photo_rgb: np.ndarray, *mesh: Any, **options: Any) -> np.ndarray:
+    """Three panels of `mesh_panels` side by side: photo with landmarks, mesh over photo, mesh alone; the arguments are the same.
+
+    Returns:
+        (h, w, 3) uint8, each panel's longer side at most ``panel_size``.
+
+    Raises:
+        FitjaxError: wrong shapes, or a mesh without a finite vertex.
+    """
+    panels = mesh_panels(photo_rgb, *mesh, **options)
+    height, width = panels.photo.shape[:2]
+    gap = np.full((height, max(2, round(6 * max(height, width) / 700)), 3), 255, np.uint8)
+    return np.concatenate([panels.marked, gap, panels.over, gap, panels.alone], 1)
+
+
+def mesh_panels(
     photo_rgb: np.ndarray,
     vertices_pixels_depth: np.ndarray,
     triangles: np.ndarray,
@@ -178,8 +203,8 @@ def overlay_picture(
     margin: float = 0.15,
     panel_size: int = 700,
     perspective: bool = True,
-) -> np.ndarray:
-    """Three panels side by side, cropped around the face: photo with landmarks, mesh over photo, mesh alone.
+) -> MeshPanels:
+    """The photo cropped around the face, alone and with the mesh.
 
     Args:
         photo_rgb: (H, W, 3) uint8 sRGB.
@@ -190,9 +215,7 @@ def overlay_picture(
         vertices_camera: (V, 3) metres in camera axes, for exact shading; guessed otherwise.
         hide_mouth_cavity: leave out the triangles of region 2.
         opacity: of the mesh over the photo.
-
-    Returns:
-        (h, w, 3) uint8, each panel's longer side at most ``panel_size``.
+        panel_size: longest side of a panel, pixels.
 
     Raises:
         FitjaxError: wrong shapes, or a mesh without a finite vertex.
@@ -230,5 +253,4 @@ def overlay_picture(
         contours = CONTOURS_68 if len(landmarks) == 68 else ()
         marked = _draw_points(marked, landmarks, _FITTED, max(2.6 * unit, 1.2))
         over = _draw_points(over, landmarks, _FITTED, 0 if contours else 1.2, contours, max(1.6 * unit, 0.8))
-    gap = np.full((height, max(2, round(6 * unit)), 3), 255, np.uint8)
-    return np.concatenate([marked, gap, over, gap, alone], 1)
+    return MeshPanels(crop, cut, marked, over, alone)

@@ -1,0 +1,194 @@
+"""What a fit with texture adds to the folder of a result: pictures of the photo's size, texture, turntable, and figures for the report.
+
+docs/outputs.md describes each file.
+"""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from fitjax.files.atomic import atomic_write_bytes
+from fitjax.files.images import encode_gif, encode_png, rgb8
+from fitjax.fit.solution import Solution
+from fitjax.image.photo import Photo
+from fitjax.losses.photometric import compare, rendered
+from fitjax.model.light_prior import light_from_code
+from fitjax.model.params import Params
+from fitjax.model.textured import TexturedModel
+from fitjax.observation.observation import Observation
+from fitjax.prediction import Frozen, Prediction, predict
+from fitjax.pytree import replace
+from fitjax.render.overlay_textured import rgba8
+from fitjax.render.picture import HeadPicture, draw_head, place
+from fitjax.render.shading import srgb_from_linear
+from fitjax.render.texture_map import TextureMaps, texture_maps
+from fitjax.render.turntable import draw_turned, turntable_yaws
+from fitjax.solve.objective import freeze_pixels
+
+#: glTF's roughness of skin: between matte and oily.
+ROUGHNESS = 0.6
+
+#: Order of the rows of a light (9, 3): see `fitjax.render.lighting`.
+LIGHT_ORDER = ("1", "y", "z", "x", "xy", "yz", "3zz-1", "xz", "xx-yy")
+
+
+class TexturedResult(NamedTuple):
+    """All that is drawn of a fit with texture; see `draw_textured`.
+
+    Attributes:
+        full, model: the head in the photo with and without the residual.
+        maps: the texture. texture_png: its file. turntable_gif: likewise.
+        psnr: decibels in sRGB over the trusted pixels of the crop, ``model_only`` and ``with_residual`` (equal without one).
+        trusted_pixels: the sum of their weights.
+    """
+
+    full: HeadPicture
+    model: HeadPicture
+    maps: TextureMaps
+    texture_png: bytes
+    turntable_gif: bytes
+    psnr: dict[str, float | None]
+    trusted_pixels: float
+
+
+@jax.jit
+def _freeze(model: TexturedModel, params: Params, observation: Observation) -> Frozen:
+    return freeze_pixels(model, params, observation, Frozen({}, None))
+
+
+@jax.jit
+def _squared_errors(
+    model: TexturedModel, params: Params, observation: Observation, frozen: Frozen
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """Weighted mean squared sRGB differences of the model alone and of all of it, and the sum of weights."""
+    prediction = replace(predict(model, params, observation), frozen=frozen)
+    weight = frozen.pixel_weight
+    assert weight is not None
+    total = jnp.sum(weight)
+
+    def error(version: Any) -> Array:
+        difference = compare(rendered(prediction, observation, version, version), observation)
+        return jnp.sum(weight[:, None] * difference**2) / (3 * jnp.maximum(total, 1e-6))
+
+    return error("proxy"), error("full"), total
+
+
+def _decibels(mean_square: Any, total: Any) -> float | None:
+    return None if not float(total) > 0 else round(float(-10 * np.log10(max(float(mean_square), 1e-10))), 3)
+
+
+def draw_textured(solution: Solution, photo: Photo) -> TexturedResult:
+    """Render, texture and turntable of a fit of a `TexturedModel` to an observation with pixels (`fitjax.with_image`)."""
+    model, prediction, observation = solution.model, solution.prediction, solution.observation
+    assert isinstance(model, TexturedModel) and prediction.mesh is not None and observation.image is not None
+    frozen = _freeze(model, solution.params, observation)
+    alone, both, total = _squared_errors(model, solution.params, observation, frozen)
+    psnr = {"model_only": _decibels(alone, total), "with_residual": _decibels(both, total)}
+    full = draw_head(prediction, photo.width, photo.height)
+    proxy = draw_head(prediction, photo.width, photo.height, "proxy", "proxy") if has_residual(prediction) else full
+    maps = texture_maps(prediction, frozen, model, photo.rgb)
+    texture_png = encode_png(rgb8(srgb_from_linear(maps.albedo)))
+    light = light_from_code(jnp.asarray(solution.params["light"]))
+    frames = draw_turned(
+        np.asarray(prediction.face.vertices), prediction.mesh, jnp.asarray(maps.completed), light, turntable_yaws()
+    )
+    return TexturedResult(full, proxy, maps, texture_png, encode_gif(frames), psnr, float(total))
+
+
+def has_residual(prediction: Prediction) -> bool:
+    return bool({"detail_shape", "detail_albedo"} & set(prediction.params))
+
+
+def normals_picture(picture: HeadPicture) -> np.ndarray:
+    """(h, w, 4) uint8: red, green, blue = (x right, y up, z towards the viewer) from -1..1 to 0..255, with alpha."""
+    towards_viewer = picture.normal * np.array([1, -1, -1], np.float32)
+    return rgb8(
+        np.concatenate([towards_viewer / 2 + 0.5, picture.alpha[..., None]], -1) * (picture.alpha[..., None] > 0)
+    )
+
+
+def depth_codes(depth: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, float]:
+    """16-bit depth and its unit in metres: 0.1 mm, or the next power of ten that holds the farthest point. 0 where not covered."""
+    farthest = float(depth[covered].max()) if covered.any() else 0.0
+    unit = 1e-4
+    while farthest / unit > 65535:
+        unit *= 10
+    return np.where(covered, np.clip(np.round(depth / unit), 1, 65535), 0).astype(np.uint16), unit
+
+
+def write_pictures(part: Path, drawn: TexturedResult, photo: Photo) -> float:
+    """Write the pictures into a folder; returns the unit of ``depth.png`` in metres."""
+    width, height = photo.width, photo.height
+    full = drawn.full
+    codes, unit = depth_codes(full.depth, full.covered)
+    metres = np.where(full.covered, full.depth, np.nan).astype(np.float32)
+
+    def depth_file() -> bytes:
+        stream = io.BytesIO()
+        np.save(stream, place(metres, full, width, height, np.nan), allow_pickle=False)
+        return stream.getvalue()
+
+    files = {
+        "render.png": lambda: encode_png(place(rgba8(full), full, width, height)),
+        "render_model.png": lambda: encode_png(place(rgba8(drawn.model), drawn.model, width, height)),
+        "normals.png": lambda: encode_png(place(normals_picture(full), full, width, height)),
+        "depth.png": lambda: encode_png(place(codes, full, width, height), {"metres_per_unit": f"{unit:g}"}),
+        "depth.npy": depth_file,
+        "texture.png": lambda: drawn.texture_png,
+        "texture_confidence.png": lambda: encode_png(rgb8(drawn.maps.confidence)),
+        "turntable.gif": lambda: drawn.turntable_gif,
+    }
+    # zlib and the disk both let other threads run.
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: atomic_write_bytes(part / name, files[name]()), files))
+    return unit
+
+
+def report_texture(solution: Solution, drawn: TexturedResult, depth_unit: float) -> dict[str, Any]:
+    """What a fit with texture adds to ``report.json``."""
+    light = np.asarray(light_from_code(jnp.asarray(solution.params["light"])), float)
+    confidence = drawn.maps.confidence
+    return {
+        "light": {
+            "coefficients": np.round(light, 6).tolist(),
+            "order": list(LIGHT_ORDER),
+            "is": "environment radiance, real spherical harmonics (Ramamoorthi and Hanrahan), rows as in order, columns linear R, G, B; "
+            "camera axes x right, y down, z forward",
+        },
+        "albedo": {
+            "codes": len(np.asarray(solution.params["albedo"])),
+            "residual": sorted(k for k in solution.params if k.startswith("detail_")),
+        },
+        "texture": {
+            "file": "texture.png",
+            "size": list(drawn.maps.albedo.shape[:2]),
+            "encoding": "sRGB albedo, row 0 is v = 1",
+            "seen_share": round(float(confidence.mean()), 4),
+        },
+        "depth_png_metres_per_unit": depth_unit,
+        "render_scale": round(drawn.full.scale, 4),
+        "photometric": {
+            "psnr_decibels": drawn.psnr,
+            "trusted_pixels": round(drawn.trusted_pixels, 1),
+            "is": "sRGB, over the pixels of the crop trusted to show the face, weighted by that trust",
+        },
+    }
+
+
+def split_expression(
+    model: Any, vertices: np.ndarray, expression: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(V, 3) the head without its expression, and the displacement (V, 3) per expression: together exactly the fitted ``vertices``."""
+    shape = model.shape
+    targets = np.asarray(shape.modes)[shape.n_identity :].reshape(shape.n_expression, -1, 3)
+    neutral = vertices - np.tensordot(expression, targets, 1)
+    names = shape.expression_names or tuple(f"expression_{i}" for i in range(len(targets)))
+    return neutral, dict(zip(names, targets))

@@ -1,0 +1,218 @@
+"""The fitted head as pictures of the photo's size: colour, albedo, normals, depth and coverage at every pixel.
+
+One compiled function draws a square of fixed size; a picture is put together from as many of them as the head's box needs. So photos of any size
+share one program, and the work depends on the head's size, not on the photo's.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+from PIL import Image
+
+from fitjax.geometry.camera import project
+from fitjax.geometry.rotation import safe_normalise
+from fitjax.geometry.surface import vertex_normals
+from fitjax.model.light_prior import light_from_code
+from fitjax.prediction import Mesh, Prediction, to_camera
+from fitjax.render.face import Version
+from fitjax.render.interpolate import CoveredPixels, covered_pixels, fragments, interpolate
+from fitjax.render.lighting import shade
+from fitjax.render.rasterize import rasterize
+from fitjax.render.texture import sample_texture
+
+#: Side of a drawn square, pixels. The turntable uses the same program.
+TILE = 512
+#: Pixels shaded at a time.
+PIECE = 8192
+#: A head's box longer than this is drawn at a fraction of its size and enlarged.
+MAXIMUM_SIDE = 2048
+
+
+class HeadPicture(NamedTuple):
+    """A window of a photo with the head in it; NumPy arrays. Uncovered pixels are 0.
+
+    Attributes:
+        left, top: pixel of the photo at which the window's first pixel lies. The window lies inside the photo.
+        colour, albedo: (h, w, 3) float32, linear light, at pixel centres.
+        normal: (h, w, 3) float32 unit vectors in OpenCV camera axes (x right, y down, z forward).
+        depth: (h, w) float32, metres along the camera's axis.
+        alpha: (h, w) float32 coverage, 0 to 1, anti-aliased.
+        covered: (h, w) bool, whether the pixel's centre is covered.
+        scale: 1, or the fraction at which a very large head was drawn before it was enlarged.
+    """
+
+    left: int
+    top: int
+    colour: np.ndarray
+    albedo: np.ndarray
+    normal: np.ndarray
+    depth: np.ndarray
+    alpha: np.ndarray
+    covered: np.ndarray
+    scale: float
+
+
+class Tile(NamedTuple):
+    """One drawn square: ``packed`` (T, T, 10) holds colour, albedo, normal and depth; ``alpha`` (T, T); ``triangle_id`` (T, T)."""
+
+    packed: Float[Array, "T T 10"]
+    alpha: Float[Array, "T T"]
+    triangle_id: Int[Array, "T T"]
+
+
+@partial(jax.jit, static_argnames=("perspective", "tile"))
+def draw_tile(
+    pixels: Float[Array, "V 2"],
+    camera_space: Float[Array, "V 3"],
+    mesh: Mesh,
+    albedo: Float[Array, "H W 3"],
+    light: Float[Array, "9 3"],
+    *,
+    perspective: bool = True,
+    tile: int = TILE,
+) -> Tile:
+    """The square of ``tile`` pixels whose first pixel's centre is (0, 0).
+
+    The mesh is rasterised once, at half the pixel spacing: every second sample is a pixel's centre and gives its values; all of them, under a
+    tent of two pixels' width, give the coverage. A pixel whose centre is just outside takes the values of covered neighbours.
+
+    Args:
+        pixels: of the vertices, relative to the square's first pixel. camera_space: (V, 3) metres. light: as in `fitjax.render.lighting`.
+    """
+    depth = camera_space[:, 2:]
+    fine = jnp.concatenate([pixels * 2 + 1, depth], 1)
+    fine_id = rasterize(fine, mesh.triangles, 2 * tile + 1, 2 * tile + 1, perspective=perspective)
+    triangle_id = fine_id[1::2, 1::2]
+    image = jnp.concatenate([pixels, depth], 1)
+    normals = vertex_normals(camera_space, mesh.triangles)
+    listed = covered_pixels(triangle_id)
+    # Piece by piece over the covered pixels alone: a head fills a third of its square, and small pieces stay in the cache.
+    listed_pixel = jnp.pad(listed.pixel, (0, PIECE))
+
+    def draw_piece(k: Array, packed: Array) -> Array:
+        at = k * PIECE + jnp.arange(PIECE, dtype=jnp.int32)
+        pixel, valid = lax.dynamic_slice_in_dim(listed_pixel, k * PIECE, PIECE), at < listed.count
+        where = fragments(
+            image, mesh.triangles, triangle_id, CoveredPixels(pixel, valid, listed.count), perspective=perspective
+        )
+        normal = safe_normalise(interpolate(normals, mesh.triangles, where))
+        reflectance = sample_texture(albedo, interpolate(mesh.uv, mesh.uv_triangles, where))
+        values = jnp.concatenate([shade(reflectance, normal, light), reflectance, normal, where.depth[:, None]], -1)
+        # Unused places go behind the image.
+        return packed.at[jnp.where(valid, pixel, tile * tile)].set(values)
+
+    pieces = (listed.count + PIECE - 1) // PIECE
+    empty = jnp.zeros((tile * tile + 1, 10), image.dtype)
+    packed = lax.fori_loop(0, pieces, draw_piece, empty)[:-1].reshape(tile, tile, 10)
+    covered = (triangle_id >= 0).astype(packed.dtype)
+    hit = (fine_id >= 0).astype(packed.dtype)
+    rows = (hit[:-2:2] + hit[2::2]) / 4 + hit[1::2] / 2
+    alpha = (rows[:, :-2:2] + rows[:, 2::2]) / 4 + rows[:, 1::2] / 2
+    near = _sum_of_neighbours(jnp.concatenate([packed, covered[..., None]], -1))
+    filled = near[..., :-1] / jnp.maximum(near[..., -1:], 1)
+    edge = (covered == 0) & (alpha > 0)
+    packed = jnp.where(edge[..., None], filled, packed)
+    # Where no neighbour is covered either (a sliver between samples) there is nothing to show.
+    alpha = jnp.where(edge & (near[..., -1] == 0), 0, alpha)
+    return Tile(packed, alpha, triangle_id)
+
+
+def _sum_of_neighbours(image: Array) -> Array:
+    """Sum over 3 × 3 pixels, zero beyond the border."""
+    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
+
+
+@partial(jax.jit, static_argnames=("shape",))
+def _posed(prediction: Prediction, shape: Version) -> tuple[Array, Array, Array]:
+    face = prediction.face
+    head = face.vertices if shape == "full" else face.proxy_vertices
+    camera_space = to_camera(head, prediction.R_camera_head, prediction.t_camera_head)
+    pixels = project(prediction.camera, camera_space, prediction.t_camera_head[2])
+    return camera_space, pixels, light_from_code(prediction.params["light"])
+
+
+def draw_head(
+    prediction: Prediction, width: int, height: int, shape: Version = "full", albedo: Version = "full"
+) -> HeadPicture:
+    """The head in the photo of ``width`` × ``height`` pixels, in the window that holds it.
+
+    At each covered pixel centre it shows what `fitjax.render.face.render_face` shows for a crop that is the photo itself. The colour is that of the
+    pixel's centre, only the coverage is anti-aliased.
+
+    Args:
+        shape, albedo: ``full``, or ``proxy`` for the model's without the residual maps.
+    """
+    assert prediction.mesh is not None
+    camera_space, pixels, light = _posed(prediction, shape)
+    maps = prediction.face.albedo if albedo == "full" else prediction.face.proxy_albedo
+    places = np.asarray(pixels)
+    finite = places[np.isfinite(places).all(1)]
+    low = np.clip(np.floor(finite.min(0)).astype(int) - 1, 0, [width, height])
+    high = np.clip(np.ceil(finite.max(0)).astype(int) + 2, 0, [width, height])
+    w, h = (int(n) for n in np.maximum(high - low, 0))
+    scale = min(1.0, MAXIMUM_SIDE / max(w, h, 1))
+    # Pixel edges map to pixel edges, so that enlarging puts everything back in its place.
+    drawn_w, drawn_h = max(1, round(w * scale)), max(1, round(h * scale))
+    factor = np.array([drawn_w / max(w, 1), drawn_h / max(h, 1)], places.dtype)
+    local = (pixels - low.astype(places.dtype) + 0.5) * factor - 0.5 if scale < 1 else pixels - low.astype(places.dtype)
+    down, across = -(-drawn_h // TILE), -(-drawn_w // TILE)
+    packed = np.zeros((down * TILE, across * TILE, 10), np.float32)
+    alpha = np.zeros((down * TILE, across * TILE), np.float32)
+    covered = np.zeros(alpha.shape, bool)
+    perspective = prediction.camera.kind == "perspective"
+    for row in range(0, down * TILE, TILE):
+        for column in range(0, across * TILE, TILE):
+            shift = np.array([column, row], places.dtype)
+            drawn = draw_tile(local - shift, camera_space, prediction.mesh, maps, light, perspective=perspective)
+            window = np.s_[row : row + TILE, column : column + TILE]
+            packed[window], alpha[window] = drawn.packed, drawn.alpha
+            covered[window] = np.asarray(drawn.triangle_id) >= 0
+    packed, alpha, covered = packed[:drawn_h, :drawn_w], alpha[:drawn_h, :drawn_w], covered[:drawn_h, :drawn_w]
+    if scale < 1:
+        packed, alpha, covered = _enlarge(packed, alpha, covered, w, h)
+    return HeadPicture(
+        int(low[0]),
+        int(low[1]),
+        packed[..., :3],
+        packed[..., 3:6],
+        packed[..., 6:9],
+        packed[..., 9],
+        alpha,
+        covered,
+        scale,
+    )
+
+
+def _enlarge(
+    packed: np.ndarray, alpha: np.ndarray, covered: np.ndarray, width: int, height: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """To width × height pixels: bilinear, over covered pixels only, so that no background bleeds in."""
+
+    def resize(channel: np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(np.ascontiguousarray(channel, np.float32), mode="F")
+        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+    drawn = (alpha > 0).astype(np.float32)
+    weight = np.maximum(resize(drawn), 1e-6)
+    large = np.stack([resize(packed[..., k] * drawn) / weight for k in range(packed.shape[-1])], -1)
+    large[..., 6:9] /= np.maximum(np.linalg.norm(large[..., 6:9], axis=-1, keepdims=True), 1e-6)
+    large_alpha = resize(alpha)
+    large[large_alpha == 0] = 0
+    return large, large_alpha, resize(covered.astype(np.float32)) >= 0.5
+
+
+def place(window: np.ndarray, picture: HeadPicture, width: int, height: int, empty: float = 0) -> np.ndarray:
+    """A window's array (h, w, ...) at its place in an array of the photo's size, ``empty`` elsewhere."""
+    whole = np.full((height, width, *window.shape[2:]), empty, window.dtype)
+    h, w = window.shape[:2]
+    whole[picture.top : picture.top + h, picture.left : picture.left + w] = window
+    return whole
