@@ -37,6 +37,7 @@ class Frozen:
         triangle_id: which triangle each pixel of the crop shows, where a loss reads pixels. face: :class:`fitjax.render.frozen_face.FrozenPixels`, what
             those of the face show. pixel_weight: (P,) how far each of these is trusted to show the face rather than what is in front of it.
         contour: (17,) which candidate of ``contour68`` each jaw point uses, or None where no loss asks.
+        cosine: per sample set of ``visible`` (S,), between the normal and the direction to the camera, 0 where the sample faces away.
     """
 
     visible: dict[str, Float[Array, "S"]]
@@ -44,6 +45,7 @@ class Frozen:
     triangle_id: Int[Array, "H W"] | None = None
     face: Any = None
     pixel_weight: Float[Array, "P"] | None = None
+    cosine: Any = None
 
 
 @pytree
@@ -171,4 +173,4 @@ def freeze(model: Model, params: Params, names: Iterable[str] | None = None) -> 
         lines = facing["contour68"].reshape(-1, CONTOUR_CANDIDATES) > 0
         # With no candidate in view the innermost one is nearest to the outline.
         contour = jnp.where(lines.any(1), jnp.argmax(lines, axis=1), CONTOUR_CANDIDATES - 1)
-    return Frozen(visible, contour)
+    return Frozen(visible, contour, cosine={name: jnp.maximum(cosine, 0) for name, cosine in facing.items()})

@@ -55,6 +55,7 @@ class Observation:
         face_size: () pixels, sqrt(width · height) of that box; the unit of all residuals.
         ok: () False for a slot of a batch that holds neutral data in place of a failed input.
         image: (H, W, 3) crop in linear light, or None; ``image_valid`` (H, W) where it holds pixels of the photo.
+        parts: facial parts as point sets (:class:`fitjax.observation.parts.PartObservation`), or None.
     """
 
     landmarks: dict[str, LandmarkObservation]
@@ -64,6 +65,7 @@ class Observation:
     ok: Bool[Array, ""]
     image: Any = None
     image_valid: Any = None
+    parts: Any = None
 
 
 def face_box(points: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, float]:
@@ -165,6 +167,7 @@ def neutral_observation(like: Observation) -> Observation:
         jnp.asarray(False),
         None if like.image is None else blank(like.image),
         None if like.image_valid is None else blank(like.image_valid),
+        jax.tree.map(blank, like.parts),
     )
 
 
@@ -179,7 +182,8 @@ def stack_observations(observations: Sequence[Observation]) -> Observation:
         if jax.tree.structure(other) != first:
             raise LandmarkError(
                 f"batch: face {i} has landmark sets {sorted(other.landmarks)} and camera {other.camera.kind}, face 0 has "
-                f"{sorted(observations[0].landmarks)} and {observations[0].camera.kind}; fit them separately"
+                f"{sorted(observations[0].landmarks)} and {observations[0].camera.kind}, or only one of them has an image or parts of the same kind; "
+                "fit them separately"
             )
     # On the host: a batch is hundreds of tiny arrays, and one dispatch each would cost more than the fit.
     return jax.tree.map(lambda *x: jnp.asarray(np.stack([np.asarray(a) for a in x])), *observations)

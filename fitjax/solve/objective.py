@@ -40,7 +40,7 @@ class Problem:
         pixels = reads_pixels(self.losses)
 
         def one(params: Params, observation: Observation) -> Frozen:
-            frozen = freeze(self.model, params, names)
+            frozen = hide_occluded(self.model, params, observation, freeze(self.model, params, names), self.losses)
             return freeze_pixels(self.model, params, observation, frozen) if pixels else frozen
 
         if self.sharing is None:
@@ -51,11 +51,14 @@ class Problem:
 
 
 def frozen_sets(losses: Losses) -> set[str] | None:
-    """Sample sets whose visibility the losses may read; None for all. Only fitjax's own losses say by their options what they read."""
+    """Sample sets whose visibility the losses may read; None for all. Losses say so by their options; one of yours may take ``visible_sets``."""
     names: set[str] = set()
     for loss in losses.values():
         options = dict(loss.options)
         if loss.kind == "prior":
+            continue
+        if "visible_sets" in options:
+            names |= set(options["visible_sets"])
             continue
         if "name" not in options:
             return None
@@ -67,6 +70,19 @@ def frozen_sets(losses: Losses) -> set[str] | None:
 def reads_pixels(losses: Losses) -> bool:
     """Whether any loss compares pixels: fitjax's own say so, a custom one may by its option ``reads_pixels=True``."""
     return any(dict(loss.options).get("reads_pixels", False) for loss in losses.values())
+
+
+def hide_occluded(model: Model, params: Params, observation: Observation, frozen: Frozen, losses: Losses) -> Frozen:
+    """The frozen choices less the samples that the head hides, of the sets for which a loss asks: options ``visible_sets`` and ``occlusion``."""
+    asked = [dict(loss.options) for loss in losses.values()]
+    names = sorted({name for options in asked if options.get("occlusion") for name in options["visible_sets"]})
+    if not names:
+        return frozen
+    # Imported here, as for pixels.
+    from fitjax.render.part_visibility import unhidden
+
+    free = unhidden(model, predict(model, params, observation), names)
+    return replace(frozen, visible={**frozen.visible, **{name: frozen.visible[name] * free[name] for name in names}})
 
 
 def freeze_pixels(model: Model, params: Params, observation: Observation, frozen: Frozen) -> Frozen:
