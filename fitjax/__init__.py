@@ -34,12 +34,14 @@ if TYPE_CHECKING:
         residual,
         value,
     )
+    from fitjax.losses.parts import part_reprojection, with_part_samples
     from fitjax.losses.photometric import photometric
     from fitjax.model.load import load_basis
     from fitjax.model.textured import load_textured
     from fitjax.observation import Observation, make_observation, stack_observations
     from fitjax.observation.crop import with_image
     from fitjax.observation.observe import observe
+    from fitjax.observation.segmentation import observe_parts, with_parts
     from fitjax.solve import FirstOrder, LevenbergMarquardt, Sharing, Stage, Status
 
 __all__ = [
@@ -77,6 +79,8 @@ __all__ = [
     "make_camera",
     "make_observation",
     "observe",
+    "observe_parts",
+    "part_reprojection",
     "photo_from_array",
     "photometric",
     "prior",
@@ -86,6 +90,8 @@ __all__ = [
     "stack_observations",
     "value",
     "with_image",
+    "with_part_samples",
+    "with_parts",
 ]
 
 #: Where the public names live. They load on first use (PEP 562), so that ``fitjax --help`` does not wait for JAX.
@@ -96,12 +102,14 @@ _HOME = {
     "fitjax.image.photo": "Photo photo_from_array read_photo",
     "fitjax.landmark_files": "read_landmarks",
     "fitjax.losses": "Loss Residuals expression_symmetry landmark_depth landmark_distances landmarks prior residual value",
+    "fitjax.losses.parts": "part_reprojection with_part_samples",
     "fitjax.losses.photometric": "photometric",
     "fitjax.model.load": "load_basis",
     "fitjax.model.textured": "load_textured",
     "fitjax.observation": "Observation make_observation stack_observations",
     "fitjax.observation.crop": "with_image",
     "fitjax.observation.observe": "observe",
+    "fitjax.observation.segmentation": "observe_parts with_parts",
     "fitjax.solve": "FirstOrder LevenbergMarquardt Sharing Stage Status",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}

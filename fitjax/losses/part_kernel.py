@@ -154,7 +154,7 @@ def _search_over_points(anchors: Array, points: Array, share: Array, plan: Kerne
     blocked, shares, count = _blocks(points, share, plan.block)
     x, y = anchors[None, :, 0], anchors[None, :, 1]
 
-    def step(carry: tuple[Array, ...], block: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
+    def step(carry: Any, block: tuple[Array, Array, Array]) -> tuple[Any, None]:
         low, high, low_block, high_block, total = carry
         q, s, number = block
         nearest, furthest = low, high
