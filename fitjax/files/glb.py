@@ -77,6 +77,30 @@ class _Builder:
         )
         return len(self.accessors) - 1
 
+    def displacement(self, values: np.ndarray) -> int:
+        """A morph target (W, 3); only the vertices that move are stored where they are the minority, as most expressions are local."""
+        values = np.ascontiguousarray(values, np.float32)
+        moved = np.flatnonzero((values != 0).any(1))
+        if not 0 < len(moved) < len(values) / 2:
+            return self.attribute(values, bounds=True)
+        indices = gltf.AccessorSparseIndices(
+            bufferView=self.view(moved.astype(np.uint32).tobytes()), componentType=gltf.UNSIGNED_INT
+        )
+        rows = gltf.AccessorSparseValues(bufferView=self.view(values[moved].tobytes()))
+        self.accessors.append(
+            gltf.Accessor(
+                bufferView=None,
+                byteOffset=None,
+                componentType=gltf.FLOAT,
+                count=len(values),
+                type=gltf.VEC3,
+                min=values.min(0).astype(float).tolist(),
+                max=values.max(0).astype(float).tolist(),
+                sparse=gltf.Sparse(count=len(moved), indices=indices, values=rows),
+            )
+        )
+        return len(self.accessors) - 1
+
     def indices(self, triangles: np.ndarray) -> int:
         values = triangles.astype(np.uint32).ravel()
         self.accessors.append(
@@ -149,7 +173,7 @@ def write_glb(
     if normals:
         attributes.NORMAL = build.attribute(vertex_normals(vertices, triangles)[source])
     primitive = gltf.Primitive(attributes=attributes, indices=build.indices(corners), material=0, mode=gltf.TRIANGLES)
-    primitive.targets = [{"POSITION": build.attribute(delta[source], bounds=True)} for delta in targets.values()]
+    primitive.targets = [{"POSITION": build.displacement(delta[source])} for delta in targets.values()]
 
     surface = gltf.PbrMetallicRoughness(metallicFactor=0.0, roughnessFactor=roughness)
     document = gltf.GLTF2(

@@ -157,7 +157,7 @@ def overlay(solution: Solution, photo: Photo, drawn: TexturedResult | None = Non
         return overlay_picture(photo.rgb, *mesh, **options)
     from fitjax.render.overlay_textured import textured_overlay
 
-    return textured_overlay(mesh_panels(photo.rgb, *mesh, **options, panel_size=480), drawn.full, drawn.model)
+    return textured_overlay(mesh_panels(photo.rgb, *mesh, **options, panel_size=480), drawn.posed, drawn.posed_model)
 
 
 def check_result_folder(folder: str | os.PathLike[str]) -> None:

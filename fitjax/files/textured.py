@@ -20,14 +20,12 @@ from fitjax.files.images import encode_gif, encode_png, rgb8
 from fitjax.fit.solution import Solution
 from fitjax.image.photo import Photo
 from fitjax.losses.photometric import compare, rendered
-from fitjax.model.light_prior import light_from_code
 from fitjax.model.params import Params
 from fitjax.model.textured import TexturedModel
 from fitjax.observation.observation import Observation
-from fitjax.prediction import Frozen, Prediction, predict
+from fitjax.prediction import Frozen, predict
 from fitjax.pytree import replace
-from fitjax.render.overlay_textured import rgba8
-from fitjax.render.picture import HeadPicture, draw_head, place
+from fitjax.render.picture import HeadPicture, PosedHead, draw_head, place, pose_head
 from fitjax.render.shading import srgb_from_linear
 from fitjax.render.texture_map import TextureMaps, texture_maps
 from fitjax.render.turntable import draw_turned, turntable_yaws
@@ -44,7 +42,7 @@ class TexturedResult(NamedTuple):
     """All that is drawn of a fit with texture; see `draw_textured`.
 
     Attributes:
-        full, model: the head in the photo with and without the residual.
+        full, model: the head in the photo with and without the residual. posed, posed_model: likewise, before drawing.
         maps: the texture. texture_png: its file. turntable_gif: likewise.
         psnr: decibels in sRGB over the trusted pixels of the crop, ``model_only`` and ``with_residual`` (equal without one).
         trusted_pixels: the sum of their weights.
@@ -52,6 +50,8 @@ class TexturedResult(NamedTuple):
 
     full: HeadPicture
     model: HeadPicture
+    posed: PosedHead
+    posed_model: PosedHead
     maps: TextureMaps
     texture_png: bytes
     turntable_gif: bytes
@@ -60,15 +60,12 @@ class TexturedResult(NamedTuple):
 
 
 @jax.jit
-def _freeze(model: TexturedModel, params: Params, observation: Observation) -> Frozen:
-    return freeze_pixels(model, params, observation, Frozen({}, None))
-
-
-@jax.jit
-def _squared_errors(
-    model: TexturedModel, params: Params, observation: Observation, frozen: Frozen
-) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """Weighted mean squared sRGB differences of the model alone and of all of it, and the sum of weights."""
+def _compare(
+    model: TexturedModel, params: Params, observation: Observation
+) -> tuple[Frozen, Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """What the pixels of the crop show and how far they are trusted; over these, the weighted mean squared sRGB differences of the model alone and
+    of all of it, and the sum of weights."""
+    frozen = freeze_pixels(model, params, observation, Frozen({}, None))
     prediction = replace(predict(model, params, observation), frozen=frozen)
     weight = frozen.pixel_weight
     assert weight is not None
@@ -78,7 +75,7 @@ def _squared_errors(
         difference = compare(rendered(prediction, observation, version, version), observation)
         return jnp.sum(weight[:, None] * difference**2) / (3 * jnp.maximum(total, 1e-6))
 
-    return error("proxy"), error("full"), total
+    return frozen, error("proxy"), error("full"), total
 
 
 def _decibels(mean_square: Any, total: Any) -> float | None:
@@ -89,22 +86,24 @@ def draw_textured(solution: Solution, photo: Photo) -> TexturedResult:
     """Render, texture and turntable of a fit of a `TexturedModel` to an observation with pixels (`fitjax.with_image`)."""
     model, prediction, observation = solution.model, solution.prediction, solution.observation
     assert isinstance(model, TexturedModel) and prediction.mesh is not None and observation.image is not None
-    frozen = _freeze(model, solution.params, observation)
-    alone, both, total = _squared_errors(model, solution.params, observation, frozen)
+    frozen, alone, both, total = _compare(model, solution.params, observation)
     psnr = {"model_only": _decibels(alone, total), "with_residual": _decibels(both, total)}
-    full = draw_head(prediction, photo.width, photo.height)
-    proxy = draw_head(prediction, photo.width, photo.height, "proxy", "proxy") if has_residual(prediction) else full
+    full, posed = draw_head(prediction, photo.width, photo.height), pose_head(prediction)
+    proxy, posed_proxy = full, posed
+    if {"detail_shape", "detail_albedo"} & set(prediction.params):
+        proxy = draw_head(prediction, photo.width, photo.height, "proxy", "proxy")
+        posed_proxy = pose_head(prediction, "proxy", "proxy")
     maps = texture_maps(prediction, frozen, model, photo.rgb)
     texture_png = encode_png(rgb8(srgb_from_linear(maps.albedo)))
-    light = light_from_code(jnp.asarray(solution.params["light"]))
-    frames = draw_turned(
-        np.asarray(prediction.face.vertices), prediction.mesh, jnp.asarray(maps.completed), light, turntable_yaws()
-    )
-    return TexturedResult(full, proxy, maps, texture_png, encode_gif(frames), psnr, float(total))
+    vertices = np.asarray(prediction.face.vertices)
+    frames = draw_turned(vertices, prediction.mesh, jnp.asarray(maps.completed), posed.light, turntable_yaws())
+    gif = encode_gif(frames)
+    return TexturedResult(full, proxy, posed, posed_proxy, maps, texture_png, gif, psnr, float(total))
 
 
-def has_residual(prediction: Prediction) -> bool:
-    return bool({"detail_shape", "detail_albedo"} & set(prediction.params))
+def rgba8(picture: HeadPicture) -> np.ndarray:
+    """(h, w, 4) uint8 sRGB with straight alpha."""
+    return rgb8(np.concatenate([srgb_from_linear(picture.colour), picture.alpha[..., None]], -1))
 
 
 def normals_picture(picture: HeadPicture) -> np.ndarray:
@@ -154,7 +153,7 @@ def write_pictures(part: Path, drawn: TexturedResult, photo: Photo) -> float:
 
 def report_texture(solution: Solution, drawn: TexturedResult, depth_unit: float) -> dict[str, Any]:
     """What a fit with texture adds to ``report.json``."""
-    light = np.asarray(light_from_code(jnp.asarray(solution.params["light"])), float)
+    light = np.asarray(drawn.posed.light, float)
     confidence = drawn.maps.confidence
     return {
         "light": {

@@ -4,54 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fitjax.files.images import rgb8
 from fitjax.render.overlay import Crop, MeshPanels
-from fitjax.render.picture import HeadPicture
+from fitjax.render.picture import PosedHead, draw_window
 from fitjax.render.shading import srgb_from_linear
 
 #: Differences are shown this many times as large, about mid-grey.
 AMPLIFIED = 4
 #: The other light: where it comes from (camera axes), what a white surface that faces it shows, and light from everywhere.
-SIDE_LIGHT = ((-0.85, -0.3, -0.45), 1.0, 0.1)
+SIDE_LIGHT = ((-0.85, -0.3, -0.45), 1.4, 0.15)
 _PAD = 236
 _GREY = 128
 _INK = (60, 60, 60)
 
 
-def rgba8(picture: HeadPicture, colour: np.ndarray | None = None) -> np.ndarray:
-    """(h, w, 4) uint8 sRGB with straight alpha.
-
-    Args:
-        colour: (h, w, 3) linear light; by default the picture's own.
-    """
-    shown = srgb_from_linear(picture.colour if colour is None else colour)
-    return rgb8(np.concatenate([shown, picture.alpha[..., None]], -1))
-
-
-def relit(picture: HeadPicture) -> np.ndarray:
-    """(h, w, 3) linear light: the same albedo and normals under `SIDE_LIGHT`."""
-    import jax.numpy as jnp
-
-    from fitjax.render.lighting import diffuse_shading, directional_light
+def side_light() -> np.ndarray:
+    """(9, 3) a lamp from the side, see `SIDE_LIGHT`."""
+    from fitjax.render.lighting import directional_light
 
     direction, strength, ambient = SIDE_LIGHT
-    light = directional_light(jnp.array(direction), jnp.full(3, strength), jnp.full(3, ambient))
-    return picture.albedo * np.maximum(np.asarray(diffuse_shading(jnp.asarray(picture.normal), light)), 0)
+    rgb = [np.full(3, value, np.float32) for value in (strength, ambient)]
+    return np.asarray(jax.jit(directional_light)(np.array(direction, np.float32), *rgb))
 
 
-def cut_head(rgba: np.ndarray, picture: HeadPicture, crop: Crop) -> np.ndarray:
-    """The part of a head's window (h, w, 4) that a crop of the photo shows, at the size of its panel, transparent elsewhere."""
-    window = np.zeros((crop.height, crop.width, 4), np.uint8)
-    left, top = picture.left - crop.left, picture.top - crop.top
-    x0, y0 = max(left, 0), max(top, 0)
-    x1, y1 = min(left + rgba.shape[1], crop.width), min(top + rgba.shape[0], crop.height)
-    if x1 > x0 and y1 > y0:
-        window[y0:y1, x0:x1] = rgba[y0 - top : y1 - top, x0 - left : x1 - left]
-    filtering = Image.Resampling.LANCZOS if crop.scale < 1 else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(window).resize(crop.size, filtering))  # Pillow weights colours by alpha here
+def panel_of(head: PosedHead, crop: Crop) -> np.ndarray:
+    """(h, w, 4) uint8: the head as the panel of a crop shows it, drawn twice as large and averaged, so that lids and lips are smooth."""
+    width, height = crop.size
+    doubled = (crop.to_panel(head.pixels) + 0.5) * 2 - 0.5
+    large = draw_window(head._replace(pixels=doubled.astype(np.float32)), 2 * width, 2 * height)
+    # Averaged in linear light, weighted by coverage.
+    weighted = np.concatenate([large.colour * large.alpha[..., None], large.alpha[..., None]], -1)
+    mean = weighted.reshape(height, 2, width, 2, 4).mean((1, 3))
+    colour = srgb_from_linear(mean[..., :3] / np.maximum(mean[..., 3:], 1e-6))
+    return rgb8(np.concatenate([colour, mean[..., 3:]], -1))
 
 
 def _over(background: np.ndarray, rgba: np.ndarray) -> np.ndarray:
@@ -59,15 +48,15 @@ def _over(background: np.ndarray, rgba: np.ndarray) -> np.ndarray:
     return np.round(background * (1 - alpha) + rgba[..., :3] * alpha).astype(np.uint8)
 
 
-def textured_overlay(panels: MeshPanels, full: HeadPicture, model: HeadPicture) -> np.ndarray:
+def textured_overlay(panels: MeshPanels, full: PosedHead, model: PosedHead) -> np.ndarray:
     """Eight captioned panels in two rows, (h, w, 3) uint8.
 
     Args:
         panels: of the mesh, from `fitjax.render.overlay.mesh_panels`.
-        full, model: the head with and without the residual, from `fitjax.render.picture.draw_head`.
+        full, model: the head with and without the residual, from `fitjax.render.picture.pose_head`.
     """
     crop, photo = panels.crop, panels.photo
-    shown = cut_head(rgba8(full), full, crop)
+    shown = panel_of(full, crop)
     alpha = shown[..., 3:].astype(np.float32) / 255
     difference = (shown[..., :3].astype(np.float32) - photo) * alpha * AMPLIFIED + _GREY
     blank = np.full_like(photo, _PAD)
@@ -76,9 +65,9 @@ def textured_overlay(panels: MeshPanels, full: HeadPicture, model: HeadPicture) 
             [(photo, "photo"), (panels.marked, "landmarks"), (panels.over, "mesh over photo"), (panels.alone, "mesh")],
             [
                 (_over(photo, shown), "render over photo"),
-                (_over(photo, cut_head(rgba8(model), model, crop)), "model without residual"),
+                (_over(photo, panel_of(model, crop) if model is not full else shown), "model without residual"),
                 (np.clip(np.round(difference), 0, 255).astype(np.uint8), f"render - photo, x {AMPLIFIED} about grey"),
-                (_over(blank, cut_head(rgba8(full, relit(full)), full, crop)), "the same head lit from the side"),
+                (_over(blank, panel_of(full._replace(light=side_light()), crop)), "the same head lit from the side"),
             ],
         ]
     )

@@ -32,7 +32,7 @@ TILE = 512
 #: Pixels shaded at a time.
 PIECE = 8192
 #: A head's box longer than this is drawn at a fraction of its size and enlarged.
-MAXIMUM_SIDE = 2048
+MAXIMUM_SIDE = 1536
 
 
 class HeadPicture(NamedTuple):
@@ -40,7 +40,7 @@ class HeadPicture(NamedTuple):
 
     Attributes:
         left, top: pixel of the photo at which the window's first pixel lies. The window lies inside the photo.
-        colour, albedo: (h, w, 3) float32, linear light, at pixel centres.
+        colour: (h, w, 3) float32, linear light, at pixel centres.
         normal: (h, w, 3) float32 unit vectors in OpenCV camera axes (x right, y down, z forward).
         depth: (h, w) float32, metres along the camera's axis.
         alpha: (h, w) float32 coverage, 0 to 1, anti-aliased.
@@ -51,7 +51,6 @@ class HeadPicture(NamedTuple):
     left: int
     top: int
     colour: np.ndarray
-    albedo: np.ndarray
     normal: np.ndarray
     depth: np.ndarray
     alpha: np.ndarray
@@ -60,9 +59,9 @@ class HeadPicture(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """One drawn square: ``packed`` (T, T, 10) holds colour, albedo, normal and depth; ``alpha`` (T, T); ``triangle_id`` (T, T)."""
+    """One drawn square: ``packed`` (T, T, 7) holds colour, normal and depth; ``alpha`` (T, T); ``triangle_id`` (T, T)."""
 
-    packed: Float[Array, "T T 10"]
+    packed: Float[Array, "T T 7"]
     alpha: Float[Array, "T T"]
     triangle_id: Int[Array, "T T"]
 
@@ -104,13 +103,13 @@ def draw_tile(
         )
         normal = safe_normalise(interpolate(normals, mesh.triangles, where))
         reflectance = sample_texture(albedo, interpolate(mesh.uv, mesh.uv_triangles, where))
-        values = jnp.concatenate([shade(reflectance, normal, light), reflectance, normal, where.depth[:, None]], -1)
+        values = jnp.concatenate([shade(reflectance, normal, light), normal, where.depth[:, None]], -1)
         # Unused places go behind the image.
         return packed.at[jnp.where(valid, pixel, tile * tile)].set(values)
 
     pieces = (listed.count + PIECE - 1) // PIECE
-    empty = jnp.zeros((tile * tile + 1, 10), image.dtype)
-    packed = lax.fori_loop(0, pieces, draw_piece, empty)[:-1].reshape(tile, tile, 10)
+    empty = jnp.zeros((tile * tile + 1, 7), image.dtype)
+    packed = lax.fori_loop(0, pieces, draw_piece, empty)[:-1].reshape(tile, tile, 7)
     covered = (triangle_id >= 0).astype(packed.dtype)
     hit = (fine_id >= 0).astype(packed.dtype)
     rows = (hit[:-2:2] + hit[2::2]) / 4 + hit[1::2] / 2
@@ -131,13 +130,64 @@ def _sum_of_neighbours(image: Array) -> Array:
     return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
 
 
-@partial(jax.jit, static_argnames=("shape",))
-def _posed(prediction: Prediction, shape: Version) -> tuple[Array, Array, Array]:
-    face = prediction.face
-    head = face.vertices if shape == "full" else face.proxy_vertices
+class PosedHead(NamedTuple):
+    """What is needed to draw a head; arrays of NumPy but for the mesh and the maps.
+
+    Attributes:
+        camera_space: (V, 3) metres. pixels: (V, 2) of the photo. light: (9, 3).
+        mesh, albedo: as they are. perspective: the kind of camera.
+    """
+
+    camera_space: np.ndarray
+    pixels: np.ndarray
+    light: np.ndarray
+    mesh: Mesh
+    albedo: Array
+    perspective: bool
+
+
+@jax.jit
+def _pose(prediction: Prediction, head: Array) -> tuple[Array, Array, Array]:
     camera_space = to_camera(head, prediction.R_camera_head, prediction.t_camera_head)
     pixels = project(prediction.camera, camera_space, prediction.t_camera_head[2])
     return camera_space, pixels, light_from_code(prediction.params["light"])
+
+
+def pose_head(prediction: Prediction, shape: Version = "full", albedo: Version = "full") -> PosedHead:
+    """The head as it was fitted: ``full``, or ``proxy`` for the model's own shape or albedo without the residual maps."""
+    assert prediction.mesh is not None
+    face = prediction.face
+    # On the host from here on: each small operation outside of jit would be a program of its own to compile.
+    camera_space, pixels, light = (
+        np.asarray(x) for x in _pose(prediction, face.vertices if shape == "full" else face.proxy_vertices)
+    )
+    maps = face.albedo if albedo == "full" else face.proxy_albedo
+    return PosedHead(camera_space, pixels, light, prediction.mesh, maps, prediction.camera.kind == "perspective")
+
+
+def draw_window(head: PosedHead, width: int, height: int) -> HeadPicture:
+    """The head in a picture of ``width`` × ``height`` pixels, in which ``head.pixels`` are: all of it, whatever its size."""
+    down, across = -(-height // TILE), -(-width // TILE)
+    packed = np.zeros((down * TILE, across * TILE, 7), np.float32)
+    alpha = np.zeros(packed.shape[:2], np.float32)
+    covered = np.zeros(packed.shape[:2], bool)
+    for row in range(0, down * TILE, TILE):
+        for column in range(0, across * TILE, TILE):
+            local = head.pixels - np.array([column, row], head.pixels.dtype)
+            drawn = draw_tile(
+                local, head.camera_space, head.mesh, head.albedo, head.light, perspective=head.perspective
+            )
+            window = np.s_[row : row + TILE, column : column + TILE]
+            packed[window], alpha[window] = drawn.packed, drawn.alpha
+            covered[window] = np.asarray(drawn.triangle_id) >= 0
+    packed, alpha, covered = packed[:height, :width], alpha[:height, :width], covered[:height, :width]
+    return _picture(0, 0, packed, alpha, covered, 1.0)
+
+
+def _picture(
+    left: int, top: int, packed: np.ndarray, alpha: np.ndarray, covered: np.ndarray, scale: float
+) -> HeadPicture:
+    return HeadPicture(left, top, packed[..., :3], packed[..., 3:6], packed[..., 6], alpha, covered, scale)
 
 
 def draw_head(
@@ -146,50 +196,26 @@ def draw_head(
     """The head in the photo of ``width`` × ``height`` pixels, in the window that holds it.
 
     At each covered pixel centre it shows what `fitjax.render.face.render_face` shows for a crop that is the photo itself. The colour is that of the
-    pixel's centre, only the coverage is anti-aliased.
+    pixel's centre, only the coverage is anti-aliased. A window longer than `MAXIMUM_SIDE` is drawn smaller and enlarged.
 
     Args:
         shape, albedo: ``full``, or ``proxy`` for the model's without the residual maps.
     """
-    assert prediction.mesh is not None
-    camera_space, pixels, light = _posed(prediction, shape)
-    maps = prediction.face.albedo if albedo == "full" else prediction.face.proxy_albedo
-    places = np.asarray(pixels)
-    finite = places[np.isfinite(places).all(1)]
+    head = pose_head(prediction, shape, albedo)
+    finite = head.pixels[np.isfinite(head.pixels).all(1)]
     low = np.clip(np.floor(finite.min(0)).astype(int) - 1, 0, [width, height])
     high = np.clip(np.ceil(finite.max(0)).astype(int) + 2, 0, [width, height])
-    w, h = (int(n) for n in np.maximum(high - low, 0))
-    scale = min(1.0, MAXIMUM_SIDE / max(w, h, 1))
-    # Pixel edges map to pixel edges, so that enlarging puts everything back in its place.
+    w, h = (int(n) for n in np.maximum(high - low, 1))
+    scale = min(1.0, MAXIMUM_SIDE / max(w, h))
     drawn_w, drawn_h = max(1, round(w * scale)), max(1, round(h * scale))
-    factor = np.array([drawn_w / max(w, 1), drawn_h / max(h, 1)], places.dtype)
-    local = (pixels - low.astype(places.dtype) + 0.5) * factor - 0.5 if scale < 1 else pixels - low.astype(places.dtype)
-    down, across = -(-drawn_h // TILE), -(-drawn_w // TILE)
-    packed = np.zeros((down * TILE, across * TILE, 10), np.float32)
-    alpha = np.zeros((down * TILE, across * TILE), np.float32)
-    covered = np.zeros(alpha.shape, bool)
-    perspective = prediction.camera.kind == "perspective"
-    for row in range(0, down * TILE, TILE):
-        for column in range(0, across * TILE, TILE):
-            shift = np.array([column, row], places.dtype)
-            drawn = draw_tile(local - shift, camera_space, prediction.mesh, maps, light, perspective=perspective)
-            window = np.s_[row : row + TILE, column : column + TILE]
-            packed[window], alpha[window] = drawn.packed, drawn.alpha
-            covered[window] = np.asarray(drawn.triangle_id) >= 0
-    packed, alpha, covered = packed[:drawn_h, :drawn_w], alpha[:drawn_h, :drawn_w], covered[:drawn_h, :drawn_w]
+    local = head.pixels - low.astype(head.pixels.dtype)
+    if scale < 1:  # pixel edges map to pixel edges, so that enlarging puts everything back in its place
+        local = ((local + 0.5) * np.array([drawn_w / w, drawn_h / h]) - 0.5).astype(local.dtype)
+    drawn = draw_window(head._replace(pixels=local), drawn_w, drawn_h)
     if scale < 1:
-        packed, alpha, covered = _enlarge(packed, alpha, covered, w, h)
-    return HeadPicture(
-        int(low[0]),
-        int(low[1]),
-        packed[..., :3],
-        packed[..., 3:6],
-        packed[..., 6:9],
-        packed[..., 9],
-        alpha,
-        covered,
-        scale,
-    )
+        packed = np.concatenate([drawn.colour, drawn.normal, drawn.depth[..., None]], -1)
+        drawn = _picture(0, 0, *_enlarge(packed, drawn.alpha, drawn.covered, w, h), scale)
+    return drawn._replace(left=min(int(low[0]), width - 1), top=min(int(low[1]), height - 1))
 
 
 def _enlarge(
@@ -204,7 +230,7 @@ def _enlarge(
     drawn = (alpha > 0).astype(np.float32)
     weight = np.maximum(resize(drawn), 1e-6)
     large = np.stack([resize(packed[..., k] * drawn) / weight for k in range(packed.shape[-1])], -1)
-    large[..., 6:9] /= np.maximum(np.linalg.norm(large[..., 6:9], axis=-1, keepdims=True), 1e-6)
+    large[..., 3:6] /= np.maximum(np.linalg.norm(large[..., 3:6], axis=-1, keepdims=True), 1e-6)
     large_alpha = resize(alpha)
     large[large_alpha == 0] = 0
     return large, large_alpha, resize(covered.astype(np.float32)) >= 0.5

@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from PIL import Image
 
+from fitjax.geometry.rotation import safe_normalise
 from fitjax.geometry.surface import vertex_normals
 from fitjax.model.light_prior import light_from_code
 from fitjax.prediction import Frozen, Prediction
@@ -46,6 +46,22 @@ def _confidence(prediction: Prediction, frozen: Frozen, triangle: Array, barycen
     assert frozen.triangle_id is not None
     weight = weight_image(frozen, *frozen.triangle_id.shape)
     return texture_confidence(prediction, frozen.triangle_id, weight, triangle, barycentric)
+
+
+@jax.jit
+def _texel_geometry(prediction: Prediction, triangle: Array, barycentric: Array) -> tuple[Array, Array]:
+    """Per texel the shading of a white surface (H, W, 3) and its place in the photo, pixels (H, W, 2)."""
+    mesh = prediction.mesh
+    assert mesh is not None
+    corners = mesh.triangles[triangle]
+
+    def at(values: Array) -> Array:
+        a, b, c = (values[corners[..., k]] * barycentric[..., k, None] for k in range(3))
+        return a + b + c
+
+    normal = safe_normalise(at(vertex_normals(prediction.vertices_camera, mesh.triangles)))
+    # Triangles are small: weighting pixels by depth would move them by less than a hundredth.
+    return diffuse_shading(normal, light_from_code(prediction.params["light"])), at(prediction.vertices_pixels)
 
 
 _complete = jax.jit(complete_by_symmetry)
@@ -105,19 +121,11 @@ def _finest_detail(
     """(size, size, 3) log factor between the photo's and the fitted albedo, bounded, times the confidence; 0 where the photo shows nothing."""
     from scipy.ndimage import map_coordinates
 
-    mesh = prediction.mesh
-    assert mesh is not None
     shown = weight > 1e-3
     finest = np.zeros((size, size, 3), np.float32)
     if not shown.any():
         return finest
-    triangles = np.asarray(mesh.triangles)[points.triangle]
-    normals = np.asarray(vertex_normals(prediction.vertices_camera, mesh.triangles))
-    normal = np.einsum("hwk,hwkc->hwc", points.barycentric, normals[triangles])
-    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)
-    shading = np.asarray(diffuse_shading(jnp.asarray(normal), light_from_code(prediction.params["light"])))
-    # Triangles are small: weighting pixels by depth would move them by less than a hundredth.
-    pixels = np.einsum("hwk,hwkc->hwc", points.barycentric, np.asarray(prediction.vertices_pixels)[triangles])
+    shading, pixels = (np.asarray(x) for x in _texel_geometry(prediction, points.triangle, points.barycentric))
     x, y = (_enlarged(pixels[..., k], size)[shown] for k in (0, 1))
     # No finer than a texel: the photo is averaged over blocks of about one texel's size.
     texel = (

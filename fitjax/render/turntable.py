@@ -27,7 +27,7 @@ def draw_turned(
     vertices_head: Float[np.ndarray, "V 3"],
     mesh: Mesh,
     albedo: Float[Array, "H W 3"],
-    light: Float[Array, "9 3"],
+    light: Float[np.ndarray, "9 3"],
     yaws_degrees: np.ndarray,
     side: int = 320,
     background: int = BACKGROUND,
