@@ -6,6 +6,7 @@ docs/outputs.md describes each file.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,33 +115,32 @@ def normals_picture(picture: HeadPicture) -> np.ndarray:
     )
 
 
-def depth_codes(depth: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, float]:
-    """16-bit depth and its unit in metres: 0.1 mm, or the next power of ten that holds the farthest point. 0 where not covered."""
-    farthest = float(depth[covered].max()) if covered.any() else 0.0
+def depth_codes(metres: np.ndarray) -> tuple[np.ndarray, float]:
+    """(H, W) uint16 depth and its unit in metres: 0.1 mm, or the next power of ten that holds the farthest point. 0 stays 0: not covered."""
     unit = 1e-4
-    while farthest / unit > 65535:
+    while metres.max() / unit > 65535:
         unit *= 10
-    return np.where(covered, np.clip(np.round(depth / unit), 1, 65535), 0).astype(np.uint16), unit
+    return np.where(metres > 0, np.clip(np.round(metres / unit), 1, 65535), 0).astype(np.uint16), unit
 
 
 def write_pictures(part: Path, drawn: TexturedResult, photo: Photo) -> float:
     """Write the pictures into a folder; returns the unit of ``depth.png`` in metres."""
     width, height = photo.width, photo.height
     full = drawn.full
-    codes, unit = depth_codes(full.depth, full.covered)
-    metres = np.where(full.covered, full.depth, np.nan).astype(np.float32)
+    metres = place(np.where(full.covered, full.depth, 0), full, width, height)
+    codes, unit = depth_codes(metres)
 
-    def depth_file() -> bytes:
+    def depth_file() -> memoryview:
         stream = io.BytesIO()
-        np.save(stream, place(metres, full, width, height, np.nan), allow_pickle=False)
-        return stream.getvalue()
+        np.save(stream, np.where(metres > 0, metres, np.float32(np.nan)), allow_pickle=False)
+        return stream.getbuffer()
 
-    files = {
+    files: dict[str, Callable[[], Any]] = {
+        "depth.npy": depth_file,
         "render.png": lambda: encode_png(place(rgba8(full), full, width, height)),
         "render_model.png": lambda: encode_png(place(rgba8(drawn.model), drawn.model, width, height)),
         "normals.png": lambda: encode_png(place(normals_picture(full), full, width, height)),
-        "depth.png": lambda: encode_png(place(codes, full, width, height), {"metres_per_unit": f"{unit:g}"}),
-        "depth.npy": depth_file,
+        "depth.png": lambda: encode_png(codes, {"metres_per_unit": f"{unit:g}"}),
         "texture.png": lambda: drawn.texture_png,
         "texture_confidence.png": lambda: encode_png(rgb8(drawn.maps.confidence)),
         "turntable.gif": lambda: drawn.turntable_gif,

@@ -39,23 +39,29 @@ class HeadPicture(NamedTuple):
     """A window of a photo with the head in it; NumPy arrays. Uncovered pixels are 0.
 
     Attributes:
-        left, top: pixel of the photo at which the window's first pixel lies. The window lies inside the photo.
+        left, top, width, height: the window in whole pixels of the photo, inside of it. h and w below are its height and width, or less where a very
+            large head was drawn smaller: `place` enlarges it.
         colour: (h, w, 3) float32, linear light, at pixel centres.
         normal: (h, w, 3) float32 unit vectors in OpenCV camera axes (x right, y down, z forward).
         depth: (h, w) float32, metres along the camera's axis.
         alpha: (h, w) float32 coverage, 0 to 1, anti-aliased.
         covered: (h, w) bool, whether the pixel's centre is covered.
-        scale: 1, or the fraction at which a very large head was drawn before it was enlarged.
     """
 
     left: int
     top: int
+    width: int
+    height: int
     colour: np.ndarray
     normal: np.ndarray
     depth: np.ndarray
     alpha: np.ndarray
     covered: np.ndarray
-    scale: float
+
+    @property
+    def scale(self) -> float:
+        """Drawn pixels per pixel of the photo, 1 or less."""
+        return self.alpha.shape[1] / self.width
 
 
 class Tile(NamedTuple):
@@ -181,13 +187,7 @@ def draw_window(head: PosedHead, width: int, height: int) -> HeadPicture:
             packed[window], alpha[window] = drawn.packed, drawn.alpha
             covered[window] = np.asarray(drawn.triangle_id) >= 0
     packed, alpha, covered = packed[:height, :width], alpha[:height, :width], covered[:height, :width]
-    return _picture(0, 0, packed, alpha, covered, 1.0)
-
-
-def _picture(
-    left: int, top: int, packed: np.ndarray, alpha: np.ndarray, covered: np.ndarray, scale: float
-) -> HeadPicture:
-    return HeadPicture(left, top, packed[..., :3], packed[..., 3:6], packed[..., 6], alpha, covered, scale)
+    return HeadPicture(0, 0, width, height, packed[..., :3], packed[..., 3:6], packed[..., 6], alpha, covered)
 
 
 def draw_head(
@@ -196,7 +196,7 @@ def draw_head(
     """The head in the photo of ``width`` × ``height`` pixels, in the window that holds it.
 
     At each covered pixel centre it shows what `fitjax.render.face.render_face` shows for a crop that is the photo itself. The colour is that of the
-    pixel's centre, only the coverage is anti-aliased. A window longer than `MAXIMUM_SIDE` is drawn smaller and enlarged.
+    pixel's centre, only the coverage is anti-aliased. A window longer than `MAXIMUM_SIDE` is drawn smaller.
 
     Args:
         shape, albedo: ``full``, or ``proxy`` for the model's without the residual maps.
@@ -212,33 +212,28 @@ def draw_head(
     if scale < 1:  # pixel edges map to pixel edges, so that enlarging puts everything back in its place
         local = ((local + 0.5) * np.array([drawn_w / w, drawn_h / h]) - 0.5).astype(local.dtype)
     drawn = draw_window(head._replace(pixels=local), drawn_w, drawn_h)
-    if scale < 1:
-        packed = np.concatenate([drawn.colour, drawn.normal, drawn.depth[..., None]], -1)
-        drawn = _picture(0, 0, *_enlarge(packed, drawn.alpha, drawn.covered, w, h), scale)
-    return drawn._replace(left=min(int(low[0]), width - 1), top=min(int(low[1]), height - 1))
+    return drawn._replace(left=min(int(low[0]), width - 1), top=min(int(low[1]), height - 1), width=w, height=h)
 
 
-def _enlarge(
-    packed: np.ndarray, alpha: np.ndarray, covered: np.ndarray, width: int, height: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """To width × height pixels: bilinear, over covered pixels only, so that no background bleeds in."""
+def place(window: np.ndarray, picture: HeadPicture, width: int, height: int) -> np.ndarray:
+    """A picture (h, w, 4) uint8 with alpha, or a number per covered pixel (h, w) float32, at its place in an array of the photo's size; 0 elsewhere.
 
-    def resize(channel: np.ndarray) -> np.ndarray:
-        picture = Image.fromarray(np.ascontiguousarray(channel, np.float32), mode="F")
-        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-
-    drawn = (alpha > 0).astype(np.float32)
-    weight = np.maximum(resize(drawn), 1e-6)
-    large = np.stack([resize(packed[..., k] * drawn) / weight for k in range(packed.shape[-1])], -1)
-    large[..., 3:6] /= np.maximum(np.linalg.norm(large[..., 3:6], axis=-1, keepdims=True), 1e-6)
-    large_alpha = resize(alpha)
-    large[large_alpha == 0] = 0
-    return large, large_alpha, resize(covered.astype(np.float32)) >= 0.5
-
-
-def place(window: np.ndarray, picture: HeadPicture, width: int, height: int, empty: float = 0) -> np.ndarray:
-    """A window's array (h, w, ...) at its place in an array of the photo's size, ``empty`` elsewhere."""
-    whole = np.full((height, width, *window.shape[2:]), empty, window.dtype)
-    h, w = window.shape[:2]
-    whole[picture.top : picture.top + h, picture.left : picture.left + w] = window
+    Where the head was drawn smaller it is enlarged, bilinearly and over covered pixels only, so that no background bleeds in.
+    """
+    if window.shape[:2] != (picture.height, picture.width):
+        size = (picture.width, picture.height)
+        if window.ndim == 3:
+            window = np.asarray(Image.fromarray(window).resize(size, Image.Resampling.BILINEAR))  # weighted by alpha
+        else:
+            window = _enlarge(window, picture.covered, size)
+    whole = np.zeros((height, width, *window.shape[2:]), window.dtype)
+    whole[picture.top : picture.top + picture.height, picture.left : picture.left + picture.width] = window
     return whole
+
+
+def _enlarge(values: np.ndarray, covered: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    def resize(image: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(image.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+
+    weight = resize(covered)
+    return np.where(weight >= 0.5, resize(np.where(covered, values, 0)) / np.maximum(weight, 0.5), 0).astype(np.float32)
