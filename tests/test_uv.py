@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 import fitjax as fj
-from fitjax.prediction import Frozen
-from fitjax.render.frozen_face import FrozenPixels
 from fitjax.render.uv import complete_by_symmetry, mirror_uv, resize_map, uv_points, weight_image
 
 SIZE = 128
@@ -135,12 +133,8 @@ def test_weight_image_fills_what_a_selection_leaves_out():
     kept = np.sort(rng.choice(pixel, int(0.7 * len(pixel)), replace=False))
     places = np.concatenate([kept, np.zeros(50, int)])
     used = np.arange(len(places)) < len(kept)
-    none = jnp.zeros((len(places), 3, 2))
-    face = FrozenPixels(
-        jnp.asarray(places), jnp.asarray(used), jnp.asarray(places), none[..., 0, :], none[:, 0, 0], None, none, none
-    )
-    value = jnp.asarray(np.where(used, weight.ravel()[places], 0).astype(np.float32))
-    image = np.asarray(weight_image(Frozen({}, None, jnp.zeros((height, width), int), face, value), height, width))
+    value = np.where(used, weight.ravel()[places], 0).astype(np.float32)
+    image = np.asarray(weight_image(jnp.asarray(places), jnp.asarray(used), jnp.asarray(value), height, width))
     np.testing.assert_allclose(image.ravel()[kept], weight.ravel()[kept], atol=1e-6)
     assert np.abs(image - weight)[2:-2, 10:-2].max() < 0.15 and np.median(np.abs(image - weight)[:, 10:]) < 0.01
     assert image[:, :6].max() == 0

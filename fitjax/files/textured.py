@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from fitjax.files.atomic import atomic_write_bytes
 from fitjax.files.images import encode_gif, encode_png, rgb8
@@ -30,6 +30,7 @@ from fitjax.render.picture import HeadPicture, PosedHead, draw_head, place, pose
 from fitjax.render.shading import srgb_from_linear
 from fitjax.render.texture_map import TextureMaps, texture_maps
 from fitjax.render.turntable import draw_turned, turntable_yaws
+from fitjax.render.uv import weight_image
 from fitjax.solve.objective import freeze_pixels
 
 #: glTF's roughness of skin: between matte and oily.
@@ -60,23 +61,30 @@ class TexturedResult(NamedTuple):
     trusted_pixels: float
 
 
+class _Comparison(NamedTuple):
+    """Of the crop: ids and trust per pixel (h, w); weighted mean squared sRGB differences, model alone and with the residual; sum of weights."""
+
+    triangle_id: Array
+    weight: Array
+    alone: Array
+    both: Array
+    total: Array
+
+
 @jax.jit
-def _compare(
-    model: TexturedModel, params: Params, observation: Observation
-) -> tuple[Frozen, Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """What the pixels of the crop show and how far they are trusted; over these, the weighted mean squared sRGB differences of the model alone and
-    of all of it, and the sum of weights."""
+def _compare(model: TexturedModel, params: Params, observation: Observation) -> _Comparison:
     frozen = freeze_pixels(model, params, observation, Frozen({}, None))
     prediction = replace(predict(model, params, observation), frozen=frozen)
-    weight = frozen.pixel_weight
-    assert weight is not None
+    assert frozen.pixels is not None and frozen.triangle_id is not None
+    weight = frozen.pixels.weight
     total = jnp.sum(weight)
 
     def error(version: Any) -> Array:
         difference = compare(rendered(prediction, observation, version, version), observation)
         return jnp.sum(weight[:, None] * difference**2) / (3 * jnp.maximum(total, 1e-6))
 
-    return frozen, error("proxy"), error("full"), total
+    image = weight_image(frozen.face.pixel, frozen.face.used, weight, *frozen.triangle_id.shape)
+    return _Comparison(frozen.triangle_id, image, error("proxy"), error("full"), total)
 
 
 def _decibels(mean_square: Any, total: Any) -> float | None:
@@ -87,19 +95,19 @@ def draw_textured(solution: Solution, photo: Photo) -> TexturedResult:
     """Render, texture and turntable of a fit of a `TexturedModel` to an observation with pixels (`fitjax.with_image`)."""
     model, prediction, observation = solution.model, solution.prediction, solution.observation
     assert isinstance(model, TexturedModel) and prediction.mesh is not None and observation.image is not None
-    frozen, alone, both, total = _compare(model, solution.params, observation)
-    psnr = {"model_only": _decibels(alone, total), "with_residual": _decibels(both, total)}
+    crop = _compare(model, solution.params, observation)
+    psnr = {"model_only": _decibels(crop.alone, crop.total), "with_residual": _decibels(crop.both, crop.total)}
     full, posed = draw_head(prediction, photo.width, photo.height), pose_head(prediction)
     proxy, posed_proxy = full, posed
     if {"detail_shape", "detail_albedo"} & set(prediction.params):
         proxy = draw_head(prediction, photo.width, photo.height, "proxy", "proxy")
         posed_proxy = pose_head(prediction, "proxy", "proxy")
-    maps = texture_maps(prediction, frozen, model, photo.rgb)
+    maps = texture_maps(prediction, crop.triangle_id, crop.weight, model, photo.rgb)
     texture_png = encode_png(rgb8(srgb_from_linear(maps.albedo)))
     vertices = np.asarray(prediction.face.vertices)
     frames = draw_turned(vertices, prediction.mesh, jnp.asarray(maps.completed), posed.light, turntable_yaws())
     gif = encode_gif(frames)
-    return TexturedResult(full, proxy, posed, posed_proxy, maps, texture_png, gif, psnr, float(total))
+    return TexturedResult(full, proxy, posed, posed_proxy, maps, texture_png, gif, psnr, float(crop.total))
 
 
 def rgba8(picture: HeadPicture) -> np.ndarray:

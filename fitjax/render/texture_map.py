@@ -13,10 +13,10 @@ from PIL import Image
 from fitjax.geometry.rotation import safe_normalise
 from fitjax.geometry.surface import vertex_normals
 from fitjax.model.light_prior import light_from_code
-from fitjax.prediction import Frozen, Prediction
+from fitjax.prediction import Prediction
 from fitjax.render.lighting import diffuse_shading
 from fitjax.render.shading import linear_from_srgb
-from fitjax.render.uv import UvPoints, complete_by_symmetry, mirror_uv, texture_confidence, uv_points, weight_image
+from fitjax.render.uv import UvPoints, complete_by_symmetry, mirror_uv, texture_confidence, uv_points
 
 #: Side of the texture, texels.
 TEXTURE_SIZE = 1024
@@ -42,13 +42,6 @@ class TextureMaps(NamedTuple):
 
 
 @jax.jit
-def _confidence(prediction: Prediction, frozen: Frozen, triangle: Array, barycentric: Array) -> Array:
-    assert frozen.triangle_id is not None
-    weight = weight_image(frozen, *frozen.triangle_id.shape)
-    return texture_confidence(prediction, frozen.triangle_id, weight, triangle, barycentric)
-
-
-@jax.jit
 def _texel_geometry(prediction: Prediction, triangle: Array, barycentric: Array) -> tuple[Array, Array]:
     """Per texel the shading of a white surface (H, W, 3) and its place in the photo, pixels (H, W, 2)."""
     mesh = prediction.mesh
@@ -64,11 +57,17 @@ def _texel_geometry(prediction: Prediction, triangle: Array, barycentric: Array)
     return diffuse_shading(normal, light_from_code(prediction.params["light"])), at(prediction.vertices_pixels)
 
 
+_confidence = jax.jit(texture_confidence)
 _complete = jax.jit(complete_by_symmetry)
 
 
 def texture_maps(
-    prediction: Prediction, frozen: Frozen, model: Any, photo_rgb: np.ndarray, size: int = TEXTURE_SIZE
+    prediction: Prediction,
+    triangle_id: Array,
+    pixel_weight: Array,
+    model: Any,
+    photo_rgb: np.ndarray,
+    size: int = TEXTURE_SIZE,
 ) -> TextureMaps:
     """The texture of a fit.
 
@@ -77,14 +76,14 @@ def texture_maps(
     the model's albedo.
 
     Args:
-        frozen: of `fitjax.solve.objective.freeze_pixels`.
+        triangle_id, pixel_weight: (h, w) of the crop: what each pixel shows, and how far it is trusted to show the face.
         model: the textured model; its mirror map is read.
         photo_rgb: (H, W, 3) uint8, the whole photo.
     """
     mesh, face = prediction.mesh, prediction.face
     assert mesh is not None
     points = uv_points(np.asarray(mesh.uv), np.asarray(mesh.uv_triangles), _GEOMETRY_SIZE)
-    confidence = np.asarray(_confidence(prediction, frozen, points.triangle, points.barycentric))
+    confidence = np.asarray(_confidence(prediction, triangle_id, pixel_weight, points.triangle, points.barycentric))
     proxy = np.asarray(face.proxy_albedo)
     map_size = proxy.shape[0]
     if "detail_albedo" not in prediction.params:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from fitjax.errors import FitjaxError
 from fitjax.geometry.surface import vertex_normals
-from fitjax.prediction import Frozen, Prediction
+from fitjax.prediction import Prediction
 from fitjax.render.face import vertices_in_crop
 from fitjax.render.texture import sample_texture
 from fitjax.render.visibility import points_visible
@@ -130,7 +130,7 @@ def texture_confidence(
     """How well the photo shows each texel, 0 to 1: in view × not at a grazing angle × trusted to show the face. Under ``jit`` as well.
 
     Args:
-        triangle_id, pixel_weight: of the crop: ``frozen.triangle_id`` and `weight_image`.
+        triangle_id, pixel_weight: of the crop: ids, and trust from `weight_image`.
         triangle, barycentric: of `uv_points`.
     """
     assert prediction.mesh is not None
@@ -165,13 +165,17 @@ def texture_confidence(
     return (jnp.where(visible & within, trusted, 0) * share).reshape(height, width) * on_face
 
 
-def weight_image(frozen: Frozen, height: int, width: int) -> Float[Array, "h w"]:
-    """``frozen.pixel_weight`` as an image of the crop, 0 off the face. Where losses read a selection of the pixels, the others get the mean of
-    their neighbours."""
-    assert frozen.face is not None and frozen.pixel_weight is not None and frozen.triangle_id is not None
-    used = frozen.face.used.astype(frozen.pixel_weight.dtype)
-    both = jnp.stack([frozen.pixel_weight * used, used], -1)
-    place = jnp.where(frozen.face.used, frozen.face.pixel, height * width)
+def weight_image(
+    pixel: Int[Array, "P"], used: Bool[Array, "P"], weight: Float[Array, "P"], height: int, width: int
+) -> Float[Array, "h w"]:
+    """Weights of some pixels as an image of the crop, 0 elsewhere; pixels between these that were left out get the mean of their neighbours.
+
+    Args:
+        pixel, used: row-major numbers, and which places hold one: `fitjax.render.frozen_face.FrozenPixels`.
+    """
+    counted = used.astype(weight.dtype)
+    place = jnp.where(used, pixel, height * width)
+    both = jnp.stack([weight * counted, counted], -1)
     picture = jnp.zeros((height * width, 2), both.dtype).at[place].set(both, mode="drop").reshape(height, width, 2)
     near = _blur(picture, 1)
     between = (picture[..., 1] == 0) & (near[..., 1] > 0.2)
