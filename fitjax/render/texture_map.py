@@ -24,6 +24,8 @@ TEXTURE_SIZE = 1024
 _GEOMETRY_SIZE = 512
 #: How far (log) a texel may be moved by the photo's pixels: pores and lashes, not shadows or highlights.
 _FINEST = 0.5
+#: Means over windows of this radius (share of the map's side) are left to the fit: 24 texels of 1024.
+_COARSE = 24 / 1024
 #: Shading below this tells nothing about albedo.
 _DARK = 0.03
 
@@ -118,7 +120,7 @@ def _finest_detail(
     prediction: Prediction, points: UvPoints, weight: np.ndarray, photo_rgb: np.ndarray, size: int
 ) -> np.ndarray:
     """(size, size, 3) log factor between the photo's and the fitted albedo, bounded, times the confidence; 0 where the photo shows nothing."""
-    from scipy.ndimage import map_coordinates
+    from scipy.ndimage import map_coordinates, uniform_filter
 
     shown = weight > 1e-3
     finest = np.zeros((size, size, 3), np.float32)
@@ -144,4 +146,8 @@ def _finest_detail(
         rendered = _enlarged(fitted[..., k], size)[shown] * np.maximum(lit, _DARK)
         ratio = np.log(np.maximum(photographed, 1e-3)) - np.log(np.maximum(rendered, 1e-3))
         finest[..., k][shown] = np.where(lit > _DARK, _FINEST * np.tanh(ratio / _FINEST), 0) * weight[shown]
-    return finest
+    # What varies slowly is the fit's to explain: here it is mostly light that it got wrong.
+    radius = max(3, round(_COARSE * size))
+    wide = [uniform_filter(x, 2 * radius + 1, mode="nearest") for x in (*np.moveaxis(finest, -1, 0), weight)]
+    coarse = np.stack(wide[:3], -1) / np.maximum(wide[3], 1e-2)[..., None]
+    return finest - coarse * weight[..., None]
