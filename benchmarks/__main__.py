@@ -20,6 +20,7 @@ BENCHMARKS = {
     "aflw": "benchmarks.aflw_accuracy",
     "photos": "benchmarks.dev_photos",
     "startup": "benchmarks.startup",
+    "prdl_speed": "benchmarks.prdl_speed",
 }
 GROUPS = {"accuracy": ("aflw", "photos")}
 

@@ -12,8 +12,10 @@ import fitjax as fj
 from fitjax.losses.part_kernel import ACCELERATOR, CPU, NAMED, KernelPlan, part_statistics
 
 # Small chunks, so that there are several and the last one is not full.
-CHUNKS = KernelPlan(running=False, block=16, pairs=500)
-PLANS = {"platform": None, "running": CPU, "chunks": CHUNKS, "one chunk": ACCELERATOR}
+CHUNKS = KernelPlan(running=False, block=32, pairs=500)
+PLANS = {"running": CPU, "chunks": CHUNKS}
+
+compiled = jax.jit(part_statistics, static_argnames=("statistics", "plan"))
 
 
 def reference(anchors, points, weight):
@@ -51,18 +53,18 @@ def x64():
         yield
 
 
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("plan", [None, CPU, CHUNKS, ACCELERATOR])
 def test_equals_the_definition(plan, x64):
-    for seed, n in ((0, 45), (1, 16), (2, 1), (3, 8)):
-        anchors, points, weight = sets(seed, max(n, 8))
-        found = part_statistics(anchors, points[:, :], weight, plan=PLANS[plan])
+    for seed, n in ((0, 45), (1, 64), (2, 8)):
+        anchors, points, weight = sets(seed, n)
+        found = compiled(anchors, points, weight, plan=plan)
         assert found.dtype == np.float64
         np.testing.assert_allclose(found, reference(anchors, points, weight), rtol=0, atol=1e-9)
 
 
 def test_float32_is_close_and_stays_float32():
     anchors, points, weight = sets()
-    found = part_statistics(*(jnp.asarray(x, jnp.float32) for x in (anchors, points, weight)))
+    found = compiled(*(jnp.asarray(x, jnp.float32) for x in (anchors, points, weight)))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, reference(anchors, points, weight), rtol=3e-6, atol=3e-6)
 
@@ -70,7 +72,7 @@ def test_float32_is_close_and_stays_float32():
 def test_order_and_choice_of_statistics(x64):
     anchors, points, weight = sets()
     every = reference(anchors, points, weight)
-    found = part_statistics(anchors, points, weight, ("mean", "nearest"))
+    found = compiled(anchors, points, weight, ("mean", "nearest"))
     np.testing.assert_allclose(found, every[:, [2, 0]], atol=1e-9)
 
 
@@ -84,7 +86,8 @@ def test_gradient_against_finite_differences(plan, x64):
     def cost(p):
         return jnp.sum(cotangent * part_statistics(anchors, p, weight, plan=PLANS[plan]))
 
-    gradient = np.asarray(jax.grad(cost)(points))
+    cost = jax.jit(cost)
+    gradient = np.asarray(jax.jit(jax.grad(cost))(points))
     step = 1e-6
     for _ in range(5):
         direction = rng.normal(size=points.shape)
@@ -92,8 +95,8 @@ def test_gradient_against_finite_differences(plan, x64):
         assert abs(np.sum(gradient * direction) - slope) <= 1e-6 * max(1, abs(slope))
     # Forwards, as Levenberg-Marquardt needs it: many directions at once.
     directions = rng.normal(size=(4, *points.shape))
-    _, push = jax.linearize(cost, jnp.asarray(points))
-    np.testing.assert_allclose(jax.vmap(push)(directions), np.sum(gradient * directions, (1, 2, 3)), rtol=1e-9)
+    pushed = jax.jit(lambda p, d: jax.vmap(jax.linearize(cost, p)[1])(d))(points, directions)
+    np.testing.assert_allclose(pushed, np.sum(gradient * directions, (1, 2, 3)), rtol=1e-9)
     assert not gradient[3].any()
     assert not gradient[1][weight[1] == 0].any()
 
@@ -105,26 +108,22 @@ def test_finite_with_an_anchor_on_a_point_and_at_ties(plan):
     anchors = jnp.asarray([[1.0, 1.0], [2.0, 1.0]])
     weight = jnp.ones((1, 4))
 
-    def statistic(k, a):
-        return lambda p: part_statistics(anchors, p, weight, plan=PLANS[plan])[0, k, a]
-
-    for k in range(3):
-        for a in range(2):
-            gradient = np.asarray(jax.grad(statistic(k, a))(points))
-            assert np.isfinite(gradient).all()
-            # Never more than one unit in all: a tie goes to one point.
-            assert np.linalg.norm(gradient, axis=-1).sum() <= 1 + 1e-6
-    assert not np.asarray(jax.grad(statistic(0, 0))(points)).any()
-    np.testing.assert_allclose(np.linalg.norm(jax.grad(statistic(0, 1))(points), axis=-1).sum(), 1, rtol=1e-6)
+    # (3, 2, 4, 2): one gradient per statistic and anchor.
+    gradients = np.asarray(jax.jit(jax.jacrev(lambda p: part_statistics(anchors, p, weight, plan=PLANS[plan])[0]))(points))[:, :, 0]
+    assert np.isfinite(gradients).all()
+    # Never more than one unit in all: a tie goes to one point.
+    total = np.linalg.norm(gradients, axis=-1).sum(-1)
+    assert (total <= 1 + 1e-6).all()
+    assert total[0, 0] == 0
+    np.testing.assert_allclose([total[0, 1], total[1, 0], total[1, 1]], 1, rtol=1e-6)
 
 
 def test_near_ties_count_once():
     # Points on a circle about the anchor: in float32 their distances differ by an ulp or not at all.
     angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
     points = jnp.asarray(np.stack([np.cos(angle), np.sin(angle)], -1)[None], jnp.float32)
-    for k in (0, 1):
-        gradient = jax.grad(lambda p, k=k: part_statistics(jnp.zeros((1, 2)), p, jnp.ones((1, 200)))[0, k, 0])(points)
-        np.testing.assert_allclose(np.linalg.norm(gradient, axis=-1).sum(), 1, rtol=1e-6)
+    gradients = jax.jit(jax.jacrev(lambda p: part_statistics(jnp.zeros((1, 2)), p, jnp.ones((1, 200)))[0, :2, 0]))(points)
+    np.testing.assert_allclose(np.linalg.norm(gradients, axis=-1).sum((1, 2)), 1, rtol=1e-6)
 
 
 def test_kernels_agree_in_float32():
@@ -136,9 +135,9 @@ def test_kernels_agree_in_float32():
 
     def both(plan):
         cost = lambda p: jnp.sum(cotangent * part_statistics(args[0], p, args[2], plan=plan))  # noqa: E731
-        return part_statistics(*args, plan=plan), jax.grad(cost)(args[1])
+        return compiled(*args, plan=plan), jax.jit(jax.grad(cost))(args[1])
 
-    (value, gradient), (other, other_gradient) = both(CPU), both(KernelPlan(False, 16, 20_000))
+    (value, gradient), (other, other_gradient) = both(CPU), both(KernelPlan(False, 32, 20_000))
     np.testing.assert_allclose(value, other, atol=1e-6)
     np.testing.assert_allclose(gradient, other_gradient, atol=2e-5)
 
@@ -151,8 +150,9 @@ def test_under_vmap_and_jit():
         np.testing.assert_allclose(found[k], reference(anchors, points, weight), rtol=3e-6, atol=3e-6)
     cost = lambda a, p, w: jnp.sum(part_statistics(a, p, w) ** 2)  # noqa: E731
     gradients = jax.jit(jax.vmap(jax.grad(cost, 1)))(*stacked)
+    one = jax.jit(jax.grad(cost, 1))
     for k in range(3):
-        np.testing.assert_allclose(gradients[k], jax.grad(cost, 1)(*(s[k] for s in stacked)), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(gradients[k], one(*(s[k] for s in stacked)), rtol=1e-4, atol=1e-3)
     assert np.isfinite(np.asarray(gradients)).all()
 
 
@@ -168,16 +168,16 @@ def soft_nearest(distance, weight):
 
 def test_a_statistic_of_ones_own(x64):
     anchors, points, weight = sets()
-    found = part_statistics(anchors, points, weight, ("mean", spread))
+    found = compiled(anchors, points, weight, ("mean", spread))
     np.testing.assert_allclose(found[:, 0], reference(anchors, points, weight)[:, 2], atol=1e-9)
     distance = np.linalg.norm(points[0][None] - anchors[:, None], axis=-1)
     np.testing.assert_allclose(found[0, 1], distance.std(1), atol=1e-7)
     assert not np.asarray(found[3]).any()
-    gradient = jax.grad(lambda p: jnp.sum(part_statistics(anchors, p, weight, (spread, soft_nearest))))(points)
+    cost = jax.jit(lambda p: jnp.sum(part_statistics(anchors, p, weight, (spread, soft_nearest))))
+    gradient = jax.jit(jax.grad(cost))(points)
     assert np.isfinite(np.asarray(gradient)).all()
     step = 1e-6 * np.random.default_rng(6).normal(size=points.shape)
     step[np.isnan(points)] = 0
-    cost = lambda p: float(jnp.sum(part_statistics(anchors, p, weight, (spread, soft_nearest))))  # noqa: E731
     assert (cost(points + step) - cost(points - step)) / 2 == pytest.approx(float(np.sum(gradient * step)), rel=1e-5)
 
 
@@ -213,5 +213,5 @@ def test_no_matrix_of_pairs():
 def test_errors():
     with pytest.raises(fj.FitjaxError, match=r"anchors \(A, 2\).*found \(3,\)"):
         part_statistics(jnp.zeros(3), jnp.zeros((1, 4, 2)), jnp.ones((1, 4)))
-    with pytest.raises(fj.FitjaxError, match="nearest, furthest, mean or functions.*'median'"):
+    with pytest.raises(fj.FitjaxError, match=r"nearest, furthest, mean or functions.*'median'"):
         part_statistics(jnp.zeros((3, 2)), jnp.zeros((1, 4, 2)), jnp.ones((1, 4)), ("median",))
