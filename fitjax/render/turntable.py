@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from PIL import Image
@@ -56,7 +55,8 @@ def draw_turned(
             turn = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
             camera = ((vertices - middle) @ (_OPENCV_FROM_HEAD @ turn).T + [0, 0, distance]).astype(np.float32)
             pixels = (focal * camera[:, :2] / camera[:, 2:] + (TILE - 1) / 2).astype(np.float32)
-            shown = draw_tile(jnp.asarray(pixels), jnp.asarray(camera), mesh, albedo, light)
+            # Spelled as in `draw_window`, so that both are one program.
+            shown = draw_tile(pixels, camera, mesh, albedo, light, perspective=True)
             colour = srgb_from_linear(np.asarray(shown.packed[..., :3])) * 255
             alpha = np.asarray(shown.alpha)[..., None]
             picture = np.round(colour * alpha + background * (1 - alpha)).astype(np.uint8)
