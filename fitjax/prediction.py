@@ -29,13 +29,21 @@ CONTOUR_CANDIDATES = 9
 
 
 @pytree
+class PixelTrust:
+    """``weight`` (P,): how far each pixel shows the face rather than what is in front of it. ``spread`` (): of the residuals, sRGB."""
+
+    weight: Float[Array, "P"]
+    spread: Float[Array, ""]
+
+
+@pytree
 class Frozen:
     """Discrete choices that are data during one outer step, so that they are never differentiated.
 
     Attributes:
         visible: per sample set (S,), 1.0 where the sample faces the camera; of the sets that the losses of a fit may read.
         triangle_id: which triangle each pixel of the crop shows, where a loss reads pixels. face: :class:`fitjax.render.frozen_face.FrozenPixels`, what
-            those of the face show. pixel_weight: (P,) how far each of these is trusted to show the face rather than what is in front of it.
+            those of the face show. pixels: how far to believe each of these.
         contour: (17,) which candidate of ``contour68`` each jaw point uses, or None where no loss asks.
         cosine: per sample set of ``visible`` (S,), between the normal and the direction to the camera, 0 where the sample faces away.
     """
@@ -44,7 +52,7 @@ class Frozen:
     contour: Int[Array, "17"] | None
     triangle_id: Int[Array, "H W"] | None = None
     face: Any = None
-    pixel_weight: Float[Array, "P"] | None = None
+    pixels: PixelTrust | None = None
     cosine: Any = None
 
 

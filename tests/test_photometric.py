@@ -72,7 +72,7 @@ def test_zero_on_its_own_render(toy):
     assert float(loss_cost(photometric(), predict(toy, truth, observation, frozen), observation)) < 1e-6
     # Nothing hides it: every pixel keeps the weight that its place on the face gives it.
     np.testing.assert_allclose(
-        frozen.pixel_weight, pixel_trust(face, observation), atol=0.01
+        frozen.pixels.weight, pixel_trust(face, observation), atol=0.01
     )
 
 
@@ -124,7 +124,7 @@ def test_occluders_lose_their_weight(toy):
         image[np.asarray(frozen.face.pixel)[used]] = np.asarray(trust)[used]
         return image.reshape(SIZE, SIZE)
 
-    weight, plain = picture(trust_pixels(prediction, covered)), picture(trust_pixels(prediction, noisy_only))
+    weight, plain = picture(trust_pixels(prediction, covered).weight), picture(trust_pixels(prediction, noisy_only).weight)
     assert float(weight[y + 3 : y + 9, x + 3 : x + 9].max()) < 0.1
     away = np.asarray(plain) > 0.5
     away[y - 6 : y + 18, x - 6 : x + 18] = False
@@ -143,7 +143,7 @@ def test_pixels_improve_a_landmark_fit(toy):
     free = {"pose": 1.0, "identity": 1.0, "expression": 1.0, "albedo": 1.0, "light": 1.0}
     solver = fj.FirstOrder(ADAM, max_steps=60, patience=1000, rates={"pose": 0.05, "identity": 0.5})
     stage = fj.Stage(free, solver, name="photometric", outer_steps=4)
-    losses = base | {"photometric": 20 * photometric()}
+    losses = base | {"photometric": photometric()}
     both = fj.fit(observation, model=toy, losses=losses, stages=[stage], start=start.params)
 
     def vertex_error(params):

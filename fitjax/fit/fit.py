@@ -238,7 +238,7 @@ def _run_with_callback(
                 if int(state.steps) == 0:  # the start itself
                     continue
                 row = np.asarray(state.history[int(state.steps)])
-                stopped = callback(stage.name, int(state.steps), dict(zip(used, row.tolist())), state.params) is True
+                stopped = callback(stage.name, int(state.steps), dict(zip(sorted(used), row.tolist())), state.params) is True
             params = state.params
             total += int(state.steps)
             status = int(Status.STOPPED) if stopped else int(state.status)

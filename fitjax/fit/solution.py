@@ -134,7 +134,8 @@ def make_solution(
         name = stage.name if stage.name not in names else f"{stage.name}_{i + 1}"
         names.append(name)
         report = outcome.reports[i]
-        used = list(losses) if stage.losses is None else list(stage.losses)
+        # jit hands dicts over with their keys sorted.
+        used = sorted(losses if stage.losses is None else stage.losses)
         table = np.asarray(report.history)
         table = table[np.isfinite(table).any(1)] if len(used) else table
         history[name] = {k: table[:, j] for j, k in enumerate(used)}

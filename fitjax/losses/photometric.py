@@ -16,18 +16,21 @@ from fitjax.errors import FitjaxError
 from fitjax.losses.core import Loss, Residuals, residual
 from fitjax.losses.robust import make_kernel
 from fitjax.observation.observation import Observation
-from fitjax.prediction import Prediction
+from fitjax.prediction import PixelTrust, Prediction
 from fitjax.pytree import replace
 from fitjax.render.face import RenderedFace, Version
 from fitjax.render.frozen_face import render_frozen
 from fitjax.render.lighting import srgb_from_linear
 
-#: Default weight: a residual of 0.05 per channel costs about as much as landmarks that are off by 1 % of the face size.
-PHOTOMETRIC_WEIGHT = 150.0
+#: Default weight: with residuals in units of their own spread and λ = 3e-3 for the priors, as if 200 pixels of the face spoke independently.
+PHOTOMETRIC_WEIGHT = 1.8
 
 #: Window (pixels of the crop) over which residuals are averaged to find what hides the face, and how many medians count as too much.
 _WINDOW = 9
 _TOO_MUCH = 2.5
+
+#: Least spread of residuals, sRGB: noise and compression of a photo.
+NOISE = 0.01
 
 
 def rendered(pred: Prediction, obs: Observation, shape: Version = "full", albedo: Version = "full") -> RenderedFace:
@@ -64,21 +67,24 @@ def pixel_trust(face: RenderedFace, obs: Observation) -> Float[Array, "P"]:
 
 def _photometric(pred: Prediction, obs: Observation, *, shape: Version, albedo: Version, reads_pixels: bool) -> Residuals:
     face = rendered(pred, obs, shape, albedo)
-    assert pred.frozen is not None
+    assert pred.frozen is not None and pred.frozen.pixels is not None
     # Frozen with the triangles: a weight that moved with the face would have a gradient that no solver should follow.
-    return Residuals(compare(face, obs), pred.frozen.pixel_weight)
+    return Residuals(compare(face, obs) / pred.frozen.pixels.spread, pred.frozen.pixels.weight)
 
 
 _make = residual(_photometric)
 
 
-def photometric(shape: Version = "full", albedo: Version = "full", robust_scale: float = 0.1) -> Loss:
-    """Robust difference between the rendered face and the photo.
+def photometric(shape: Version = "full", albedo: Version = "full", robust_scale: float = 3.0) -> Loss:
+    """Robust difference between the rendered face and the photo, in units of its own spread.
+
+    The spread (the median residual over the face, frozen per outer step) makes the loss mean the same on dark and light faces and on good and bad
+    photos, and lets it grow sharper as the fit gets better: the likelihood of the photo with its noise estimated along the way.
 
     Args:
         shape, albedo: ``full`` or ``proxy``. Tran, Liu, Liu (CVPR 2019) sum the pairs (proxy, proxy), (proxy, full) and (full, proxy), so that each
             residual must explain the photo together with a well-regularised partner.
-        robust_scale: where the Charbonnier kernel turns from square to absolute, in sRGB units.
+        robust_scale: where the Charbonnier kernel turns from square to absolute, in spreads.
     """
     loss = _make(shape=shape, albedo=albedo, reads_pixels=True)
     return replace(loss, weight=np.float32(PHOTOMETRIC_WEIGHT), kernel=make_kernel("charbonnier", robust_scale))
@@ -91,8 +97,8 @@ def box_mean(image: Float[Array, "H W"], size: int) -> Float[Array, "H W"]:
     return total / size**2
 
 
-def trust_pixels(pred: Prediction, obs: Observation) -> Float[Array, "P"]:
-    """How far each pixel of the frozen face shows the face: :func:`pixel_trust`, less what hides it.
+def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
+    """How far each pixel of the frozen face shows the face: :func:`pixel_trust`, less what hides it; and the spread of the residuals.
 
     Hair, glasses and hands differ from the rendered skin by more than it usually differs. The mean residual over a window counts against the median
     over the face: a window that is off by 2.5 medians counts half, by 5 hardly at all.
@@ -110,6 +116,8 @@ def trust_pixels(pred: Prediction, obs: Observation) -> Float[Array, "P"]:
     trusted = weight > 0.5
     ordered = jnp.sort(jnp.where(trusted, mean, jnp.inf))
     middle = ordered[jnp.sum(trusted) // 2]
-    # On a perfect fit every residual is noise: below two per cent nothing is an occluder.
-    middle = jnp.maximum(jnp.where(jnp.isfinite(middle), middle, 1.0), 0.02)
-    return weight / (1 + (mean / (_TOO_MUCH * middle)) ** 4)
+    middle = jnp.where(jnp.isfinite(middle), middle, 1.0)
+    # The residual's norm over three channels is √3 times one channel's. Below two per cent nothing is an occluder.
+    spread = jnp.maximum(middle / np.sqrt(3), NOISE)
+    too_much = _TOO_MUCH * jnp.maximum(middle, 0.02)
+    return PixelTrust(weight / (1 + (mean / too_much) ** 4), spread)

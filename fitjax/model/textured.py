@@ -30,6 +30,10 @@ from fitjax.model.protocol import Face
 from fitjax.pytree import pytree, replace, static
 from fitjax.render.texture import sample_texture
 
+#: Factor on the code of the light's level in the prior. Of level and skin tone a photo shows the product alone; what else tells them apart (hue)
+#: is fainter than a model's errors. At one, a fit buys a little hue with a light twice as bright on skin half as light.
+LEVEL_PRIOR = 5.0
+
 #: Sides of the residual maps, texels.
 DETAIL_SIZE = 256
 
@@ -105,7 +109,8 @@ class TexturedModel:
         return self.shape.decode_samples(params, name)
 
     def prior(self, params: Params) -> Mapping[str, Any]:
-        return {**self.shape.prior(params), "albedo": self.albedo.prior(params["albedo"]), "light": params["light"]}
+        light = params["light"].at[0].multiply(LEVEL_PRIOR)
+        return {**self.shape.prior(params), "albedo": self.albedo.prior(params["albedo"]), "light": light}
 
     def bounds(self) -> Mapping[str, tuple[Any, Any]]:
         return {**self.shape.bounds(), "albedo": self.albedo.bounds()}

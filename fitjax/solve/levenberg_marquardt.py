@@ -16,7 +16,7 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Int
 
 from fitjax.model.params import Params, Tangent, polish, retract
-from fitjax.pytree import pytree, static
+from fitjax.pytree import pytree, replace, static
 from fitjax.solve.objective import Problem, bounds, clip_to_bounds, costs, prior_gradient_and_diagonal, rows
 from fitjax.solve.status import Status
 
@@ -56,7 +56,9 @@ class LevenbergMarquardt:
         return LMState(params, nothing, start, jnp.full((), -1, jnp.int32), running, history)
 
     def resume(self, problem: Problem, state: LMState, mask: Tangent, zero: Tangent) -> LMState:
-        return self.init(problem, state.params, mask, zero)
+        """The damping goes on: what the last objective needed, the next one needs too."""
+        fresh = self.init(problem, state.params, mask, zero)
+        return replace(fresh, damping=jnp.maximum(state.damping, fresh.damping))
 
     def step(self, problem: Problem, mask: Tangent, zero: Tangent, state: LMState) -> LMState:
         here = state.here

@@ -98,7 +98,7 @@ def freeze_pixels(model: Model, params: Params, observation: Observation, frozen
     prediction = predict(model, params, observation, frozen)
     triangle_id = rasterize_face(prediction, *observation.image.shape[:2])
     frozen = replace(frozen, triangle_id=triangle_id, face=freeze_face(prediction, textured.albedo, triangle_id))
-    return replace(frozen, pixel_weight=trust_pixels(replace(prediction, frozen=frozen), observation))
+    return replace(frozen, pixels=trust_pixels(replace(prediction, frozen=frozen), observation))
 
 
 def _photo_costs(problem: Problem, params: Params, obs: Observation, frozen: Frozen | None) -> dict[str, Array]:

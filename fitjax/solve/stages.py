@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from fitjax.errors import FitError
 from fitjax.losses.core import Loss
 from fitjax.model.params import Params, Tangent, free_mask, zero_tangent
+from fitjax.observation.halving import halve_image
 from fitjax.pytree import pytree, replace, static
 from fitjax.solve.levenberg_marquardt import LevenbergMarquardt
 from fitjax.solve.objective import Problem
@@ -43,6 +44,8 @@ class Stage:
         solver: :class:`LevenbergMarquardt` or :class:`FirstOrder`.
         losses: name → factor on the loss's weight in this stage; None uses all losses as they are.
         name: for reports. outer_steps: how often visibility and contours are taken anew.
+        halvings: how often the crop is halved before the stage reads its pixels: coarse to fine.
+        budget: ``max_steps`` is what the stage is meant to spend, so that reaching it is no failure to converge.
     """
 
     free: dict[str, Any]
@@ -50,6 +53,8 @@ class Stage:
     losses: dict[str, Any] | None = None
     name: str = static(default="stage")
     outer_steps: int = static(default=1)
+    halvings: int = static(default=0)
+    budget: bool = static(default=False)
 
 
 @pytree
@@ -92,7 +97,10 @@ def run_stage(stage: Stage, problem: Problem, params: Params) -> tuple[Params, S
     """Run one stage inside a compiled function."""
     zero, mask = stage_setup(stage, params)
     solver = stage.solver
-    problem = replace(problem, losses=select_losses(stage, problem.losses))
+    observation = problem.observation
+    for _ in range(stage.halvings):
+        observation = halve_image(observation)
+    problem = replace(problem, observation=observation, losses=select_losses(stage, problem.losses))
     if stage.outer_steps == 1:
         problem = problem.refreeze(params)
     running = jnp.asarray(Status.RUNNING, jnp.int32)
@@ -103,7 +111,7 @@ def run_stage(stage: Stage, problem: Problem, params: Params) -> tuple[Params, S
     state = solver.init(problem, params, mask, zero)
     if stage.outer_steps == 1:
         state = solve(problem, state)
-        return state.params, StageReport(state.status, state.steps, state.history)
+        return state.params, StageReport(_ended(stage, state), state.steps, state.history)
 
     def outer(state: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
         again = problem.refreeze(state.params)
@@ -112,7 +120,13 @@ def run_stage(stage: Stage, problem: Problem, params: Params) -> tuple[Params, S
 
     # A scan, so that the solver is compiled once for all outer steps.
     last, (steps, histories) = jax.lax.scan(outer, state, None, length=stage.outer_steps)
-    return last.params, StageReport(last.status, steps.sum(), histories.reshape(-1, histories.shape[-1]))
+    return last.params, StageReport(_ended(stage, last), steps.sum(), histories.reshape(-1, histories.shape[-1]))
+
+
+def _ended(stage: Stage, state: Any) -> Int[Array, ""]:
+    """Why a stage ended; one that has spent its budget did what it was meant to."""
+    spent = jnp.asarray(stage.budget) & (state.status == Status.MAX_STEPS)
+    return jnp.where(spent, Status.CONVERGED, state.status).astype(jnp.int32)
 
 
 def run_stages(stages: Sequence[Stage], problem: Problem, params: Params) -> tuple[Params, list[StageReport]]:
