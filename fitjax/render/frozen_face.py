@@ -1,0 +1,148 @@
+"""The face at the pixels that losses read, with everything that does not depend on a small step kept as data.
+
+Which triangle a pixel shows, which texels lie under it and how the albedo changes from texel to texel are taken anew per outer step. Within it the
+albedo model is evaluated at the pixels alone, and a pixel that slides over the surface sees albedo + slope · its movement in UV space: exact to
+first order where the step began. So a step costs neither a rasterisation nor a decoded map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fitjax.geometry.rotation import safe_normalise
+from fitjax.geometry.surface import vertex_normals
+from fitjax.model.light_prior import light_from_code
+from fitjax.prediction import Prediction
+from fitjax.pytree import pytree
+from fitjax.render.face import RenderedFace, Version, vertices_in_crop
+from fitjax.render.interpolate import CoveredPixels, Fragments, fragments, interpolate
+from fitjax.render.lighting import shade
+from fitjax.render.raster_classes import compact
+from fitjax.render.texture import sample_texture
+
+#: Most pixels of a crop that losses read, as a part of all. The face fills a third of the default crop; beyond, an even selection is read.
+READ_PART = 0.5
+
+
+@pytree
+class FrozenPixels:
+    """The P pixels of a crop that losses read; P is fixed by the crop's size.
+
+    Attributes:
+        pixel: (P,) row · width + column; ``used`` (P,) which places hold one; ``triangle`` (P,) what it shows.
+        uv: (P, 2) where. trusted: (P,) the model's face map there.
+        albedo: the albedo model at ``uv``. slope, proxy_slope: (P, 3, 2) change of the full and of the proxy albedo per unit of UV.
+    """
+
+    pixel: Int[Array, "P"]
+    used: Bool[Array, "P"]
+    triangle: Int[Array, "P"]
+    uv: Float[Array, "P 2"]
+    trusted: Float[Array, "P"]
+    albedo: Any
+    slope: Float[Array, "P 3 2"]
+    proxy_slope: Float[Array, "P 3 2"]
+
+
+def _select(wanted: Bool[Array, "N"], capacity: int) -> tuple[Int[Array, "P"], Bool[Array, "P"]]:
+    """The wanted pixels, or ``capacity`` of them evenly spread when there are more."""
+    order, count = compact(wanted)
+    place = jnp.arange(capacity, dtype=jnp.int32)
+    # Scaled in floating point: the product of two pixel numbers leaves 32 bits.
+    step = jnp.maximum(count.astype(jnp.float32) / capacity, 1)
+    chosen = order[jnp.minimum((place.astype(jnp.float32) * step).astype(jnp.int32), order.size - 1)]
+    return chosen, place < jnp.minimum(count, capacity)
+
+
+def _slopes(albedo: Float[Array, "H W 3"], uv: Float[Array, "P 2"]) -> Float[Array, "P 3 2"]:
+    """Central differences over two texels, per unit of u and of v."""
+    height, width = albedo.shape[:2]
+    padded = jnp.pad(albedo, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    du = (padded[1:-1, 2:] - padded[1:-1, :-2]) * (0.5 * width)
+    dv = (padded[:-2, 1:-1] - padded[2:, 1:-1]) * (0.5 * height)
+    both = sample_texture(jnp.concatenate([du, dv], -1), uv)
+    return jnp.stack([both[:, :3], both[:, 3:]], -1)
+
+
+def freeze_face(prediction: Prediction, albedo_model: Any, triangle_id: Int[Array, "H W"]) -> FrozenPixels:
+    """Fix which pixels of the crop show what, from the full shape at the current parameters: skin of the face only."""
+    prediction = jax.lax.stop_gradient(prediction)
+    mesh = prediction.mesh
+    assert mesh is not None
+    _, image = vertices_in_crop(prediction)
+    perspective = prediction.camera.kind == "perspective"
+    everywhere = fragments(image, mesh.triangles, triangle_id, perspective=perspective)
+    uv = interpolate(mesh.uv, mesh.uv_triangles, everywhere).reshape(-1, 2)
+    trusted = sample_texture(mesh.face_map[..., None], uv)[:, 0]
+    ids = triangle_id.reshape(-1)
+    capacity = max(1, int(READ_PART * ids.size))
+    pixel, used = _select((ids >= 0) & (trusted > 0), capacity)
+    uv = uv[pixel]
+    face = prediction.face
+    return FrozenPixels(
+        pixel,
+        used,
+        jnp.maximum(ids[pixel], 0),
+        uv,
+        jnp.where(used, trusted[pixel], 0),
+        albedo_model.at(uv),
+        _slopes(face.albedo, uv),
+        _slopes(face.proxy_albedo, uv),
+    )
+
+
+class _Surface:
+    """What the pixels show of one version of the shape."""
+
+    def __init__(self, prediction: Prediction, frozen: FrozenPixels, triangle_id: Int[Array, "H W"], shape: Version) -> None:
+        mesh = prediction.mesh
+        assert mesh is not None
+        camera_space, image = vertices_in_crop(prediction, shape)
+        perspective = prediction.camera.kind == "perspective"
+        places = CoveredPixels(frozen.pixel, frozen.used, jnp.sum(frozen.used, dtype=jnp.int32))
+        where: Fragments = fragments(image, mesh.triangles, triangle_id, places, perspective=perspective)
+        self.where = where
+        self.normal = safe_normalise(interpolate(vertex_normals(camera_space, mesh.triangles), mesh.triangles, where))
+        self.uv = interpolate(mesh.uv, mesh.uv_triangles, where)
+
+
+def _albedo(prediction: Prediction, frozen: FrozenPixels, uv: Array, version: Version) -> Float[Array, "P 3"]:
+    value = frozen.albedo.decode(prediction.params["albedo"])
+    if version == "full" and "detail_albedo" in prediction.params:
+        value = value * jnp.exp(sample_texture(prediction.params["detail_albedo"], frozen.uv))
+    moved = jnp.where(frozen.used[:, None], uv - frozen.uv, 0)
+    slope = frozen.slope if version == "full" else frozen.proxy_slope
+    return value + slope[..., 0] * moved[:, :1] + slope[..., 1] * moved[:, 1:]
+
+
+def render_frozen(
+    prediction: Prediction,
+    frozen: FrozenPixels,
+    triangle_id: Int[Array, "H W"],
+    pairs: tuple[tuple[Version, Version], ...] = (("full", "full"),),
+) -> tuple[RenderedFace, ...]:
+    """The pixels of ``frozen`` shaded, once per pair (version of the shape, version of the albedo)."""
+    light = light_from_code(prediction.params["light"])
+    shapes = {s: _Surface(prediction, frozen, triangle_id, s) for s in dict.fromkeys(s for s, _ in pairs)}
+    faces = []
+    for shape, version in pairs:
+        surface = shapes[shape]
+        albedo = _albedo(prediction, frozen, surface.uv, version)
+        colour = shade(albedo, surface.normal, light)
+        faces.append(
+            RenderedFace(
+                frozen.pixel,
+                surface.where.covered,
+                surface.where.triangle,
+                surface.uv,
+                surface.normal,
+                albedo,
+                colour,
+                frozen.trusted,
+            )
+        )
+    return tuple(faces)
