@@ -13,17 +13,21 @@ import numpy as np
 import pygltflib
 import pytest
 from PIL import Image
+from scenes import scene
+from toy import toy_basis
 
 import fitjax as fj
 from fitjax.files.images import encode_gif, encode_png
 from fitjax.files.obj import read_obj
-from fitjax.files.result import RESULT_FILES, write_result
+from fitjax.files.result import MESH_FILES, RESULT_FILES, write_result
 from fitjax.files.textured import depth_codes
 from fitjax.fit.run import predict_final
 from fitjax.fit.solution import Solution
 from fitjax.geometry.rotation import rotation_from_aflw2000
 from fitjax.image.photo import photo_from_array
-from fitjax.model.textured import load_textured
+from fitjax.model.albedo import LinearAlbedo
+from fitjax.model.load import linear_model
+from fitjax.model.textured import load_textured, textured_model
 from fitjax.observation.crop import with_image
 from fitjax.pytree import replace
 from fitjax.render import picture
@@ -364,3 +368,43 @@ def test_khronos_validator_finds_nothing(folder):
     except (Unavailable, subprocess.SubprocessError) as error:
         pytest.skip(str(error))
     assert [(i["numErrors"], i["numWarnings"]) for i in issues] == [(0, 0), (0, 0)]
+
+
+def test_another_model_a_weak_perspective_camera_and_no_residual(tmp_path):
+    rng = np.random.default_rng(5)
+    waves = smooth_map(rng, 32, 32, 3)[None] * 0.2
+    albedo = LinearAlbedo(jnp.full((32, 32, 3), 0.4), jnp.asarray(waves), jnp.ones(1))
+    model = textured_model(linear_model(toy_basis(tmp_path)), albedo)
+    truth, observation = scene(model.shape, rng, "aflw68", angles=(5.0, 10.0, 5.0))
+    camera = replace(observation.camera, kind="weak_perspective")
+    photo = photo_from_array(np.full((480, 640, 3), 120, np.uint8))
+    observation = with_image(replace(observation, camera=camera), photo, size=64)
+    params = {**truth, "albedo": jnp.ones(1), "light": jnp.zeros(27)}
+    solution = Solution(
+        params, Status.CONVERGED, {"all": 1}, {"all": {"landmarks": np.zeros(2)}}, 0.0, 0.0, model, observation, {}, []
+    )  # fmt: skip
+    write_result(tmp_path / "out", solution, photo)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == RESULT_FILES
+    render = read(tmp_path / "out" / "render.png")
+    assert (render[..., 3] == 255).sum() > 500
+    np.testing.assert_array_equal(render, read(tmp_path / "out" / "render_model.png"))
+    texture = read(tmp_path / "out" / "texture.png")
+    expected = np.asarray(srgb_from_linear(solution.prediction.face.albedo)) * 255
+    np.testing.assert_allclose(texture[16::32, 16::32][2:-2, 2:-2], expected[2:-2, 2:-2], atol=3)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["albedo"]["residual"] == [] and report["render_scale"] == 1
+    psnr = report["photometric"]["psnr_decibels"]
+    assert psnr["model_only"] == psnr["with_residual"]
+
+
+def test_a_textured_model_without_pixels_has_the_files_of_a_mesh(tmp_path):
+    model = textured_model(
+        linear_model(toy_basis(tmp_path)), LinearAlbedo(jnp.full((8, 8, 3), 0.4), jnp.zeros((1, 8, 8, 3)), jnp.ones(1))
+    )
+    truth, observation = scene(model.shape, np.random.default_rng(6), "aflw68")
+    params = {**truth, "albedo": jnp.ones(1), "light": jnp.zeros(27)}
+    solution = Solution(
+        params, Status.CONVERGED, {"all": 1}, {"all": {"landmarks": np.zeros(2)}}, 0.0, 0.0, model, observation, {}, []
+    )  # fmt: skip
+    write_result(tmp_path / "out", solution, photo_from_array(np.full((480, 640, 3), 120, np.uint8)))
+    assert {p.name for p in (tmp_path / "out").iterdir()} == MESH_FILES
