@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fitjax.observation import Observation, make_observation, stack_observations
     from fitjax.observation.crop import with_image
     from fitjax.observation.observe import observe
+    from fitjax.observation.part_tables import LabelTable
     from fitjax.observation.segmentation import observe_parts, with_parts
     from fitjax.solve import FirstOrder, LevenbergMarquardt, Sharing, Stage, Status
 
@@ -52,6 +53,7 @@ __all__ = [
     "FitError",
     "FitjaxError",
     "ImageError",
+    "LabelTable",
     "LandmarkError",
     "LevenbergMarquardt",
     "Loss",
@@ -109,6 +111,7 @@ _HOME = {
     "fitjax.observation": "Observation make_observation stack_observations",
     "fitjax.observation.crop": "with_image",
     "fitjax.observation.observe": "observe",
+    "fitjax.observation.part_tables": "LabelTable",
     "fitjax.observation.segmentation": "observe_parts with_parts",
     "fitjax.solve": "FirstOrder LevenbergMarquardt Sharing Stage Status",
 }

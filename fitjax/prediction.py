@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fitjax.geometry.camera import Camera, project, scale_focal
+from fitjax.geometry.camera import MINIMUM_DEPTH, Camera, project, scale_focal
 from fitjax.geometry.rotation import rotate
 from fitjax.geometry.surface import SurfacePoints, facing_camera
 from fitjax.model.params import Params
@@ -45,7 +45,7 @@ class Frozen:
         triangle_id: which triangle each pixel of the crop shows, where a loss reads pixels. face: :class:`fitjax.render.frozen_face.FrozenPixels`, what
             those of the face show. pixels: how far to believe each of these.
         contour: (17,) which candidate of ``contour68`` each jaw point uses, or None where no loss asks.
-        cosine: per sample set of ``visible`` (S,), between the normal and the direction to the camera, 0 where the sample faces away.
+        area: per sample set of ``visible`` (S,), the area in the picture per area of the surface, up to a common factor; 0 where it faces away.
     """
 
     visible: dict[str, Float[Array, "S"]]
@@ -53,7 +53,7 @@ class Frozen:
     triangle_id: Int[Array, "H W"] | None = None
     face: Any = None
     pixels: PixelTrust | None = None
-    cosine: Any = None
+    area: Any = None
 
 
 @pytree
@@ -174,11 +174,13 @@ def freeze(model: Model, params: Params, names: Iterable[str] | None = None) -> 
     """
     R, t = params["pose"]["rotation"], params["pose"]["translation"]
     names = model.sample_sets if names is None else tuple(n for n in model.sample_sets if n in set(names))
-    facing = {name: facing_camera(_pose(model.decode_samples(params, name), R, t)) for name in names}
+    points = {name: _pose(model.decode_samples(params, name), R, t) for name in names}
+    facing = {name: facing_camera(one) for name, one in points.items()}
     visible = {name: (cosine > 0).astype(t.dtype) for name, cosine in facing.items()}
     contour = None
     if "contour68" in facing:
         lines = facing["contour68"].reshape(-1, CONTOUR_CANDIDATES) > 0
         # With no candidate in view the innermost one is nearest to the outline.
         contour = jnp.where(lines.any(1), jnp.argmax(lines, axis=1), CONTOUR_CANDIDATES - 1)
-    return Frozen(visible, contour, cosine={name: jnp.maximum(cosine, 0) for name, cosine in facing.items()})
+    area = {name: jnp.maximum(facing[name], 0) / jnp.maximum(points[name].position[:, 2], MINIMUM_DEPTH) ** 2 for name in names}
+    return Frozen(visible, contour, area=area)

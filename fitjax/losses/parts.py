@@ -15,7 +15,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
 
 from fitjax.errors import FitjaxError
@@ -56,53 +55,49 @@ def with_part_samples(model: Any, parts: tuple[str, ...] = PARTS) -> Any:
     return model
 
 
+#: FaceMesh's eye: where the 9 points of a lid lie between the corners, and how far the lids are apart there (millimetres). How much of the opening
+#: each point stands for follows from these; a constant, so that the objective of an outer step is an exact function of the parameters.
+_ACROSS = np.array([0.0, 0.7, 2.7, 6.4, 10.9, 14.7, 18.9, 21.1, 21.9])
+_APART = np.array([0.0, 3.2, 5.7, 7.4, 8.4, 8.0, 6.0, 2.8, 0.0])
+
+
 def _eye_pattern(columns: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """(columns · rows, 18) weights that spread points between the 9 points of the upper and of the lower lid, and (columns · rows, 2, 18) those of the
-    steps to the next column and row, whose cross product is the area of a point's cell."""
+    """(columns · rows, 18) weights that spread points between the 9 points of the upper and the 9 of the lower lid, and the area that each stands for."""
     at = (np.arange(columns) + 0.5) * 8 / columns
-    down = (np.arange(rows) + 0.5) / rows
     left = np.floor(at).astype(int)
-    line, slope = np.zeros((columns, 9)), np.zeros((columns, 9))
+    line = np.zeros((columns, 9))
     line[np.arange(columns), left], line[np.arange(columns), left + 1] = 1 - (at - left), at - left
-    slope[np.arange(columns), left], slope[np.arange(columns), left + 1] = -8 / columns, 8 / columns
-
-    def blend(curve: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        return np.concatenate([upper[None, :, None] * curve[:, None], lower[None, :, None] * curve[:, None]], -1).reshape(-1, 18)
-
-    step_down = np.full(rows, 1 / rows)
-    return blend(line, 1 - down, down), np.stack([blend(slope, 1 - down, down), blend(line, -step_down, step_down)], 1)
+    down = (np.arange(rows) + 0.5) / rows
+    spread = np.concatenate([(1 - down)[None, :, None] * line[:, None], down[None, :, None] * line[:, None]], -1)
+    area = (line @ _APART) * np.diff(_ACROSS)[left]
+    return spread.reshape(-1, 18), np.repeat(area / area.sum() / rows, rows)
 
 
-_EYE_POINTS, _EYE_STEPS = _eye_pattern(_EYE_COLUMNS, _EYE_ROWS)
+_EYE_POINTS, _EYE_AREA = _eye_pattern(_EYE_COLUMNS, _EYE_ROWS)
 
 
 def _eye(pred: Prediction, part: str) -> tuple[Float[Array, "N 2"], Float[Array, "N"]]:
-    """Points between the lids, and the area that each stands for (data)."""
+    """Points between the lids, and the share of the opening that each stands for: a closed eye is a line, not nothing."""
     upper, lower = _LIDS[part]
     lids = pred.normalise(pred.pixels[_LID_SET][jnp.asarray(upper + lower)])
     points = jnp.matmul(jnp.asarray(_EYE_POINTS, lids.dtype), lids, precision="highest")
-    steps = jnp.matmul(jnp.asarray(_EYE_STEPS, lids.dtype), lids, precision="highest")
-    area = jnp.abs(steps[:, 0, 0] * steps[:, 1, 1] - steps[:, 0, 1] * steps[:, 1, 0])
-    # A closed eye is a line, not nothing.
-    area = area + 1e-9
+    area = jnp.asarray(_EYE_AREA, lids.dtype)
     if pred.frozen is not None:
         area = area * (jnp.mean(pred.frozen.visible[sample_set(part)]) >= _EYE_IN_VIEW)
-    return points, lax.stop_gradient(area)
+    return points, area
 
 
 def _surface(pred: Prediction, part: str) -> tuple[Float[Array, "N 2"], Float[Array, "N"]]:
-    """Samples of the surface, and the area in the picture that each stands for (data): samples are uniform on the surface, pixels are in the picture."""
+    """Samples of the surface, and the area in the picture that each stands for: samples are uniform on the surface, pixels are in the picture."""
     name = sample_set(part)
     points = pred.normalise(pred.pixels[name])
-    area = jnp.ones(points.shape[0], points.dtype)
-    if pred.frozen is not None:
-        area = pred.frozen.visible[name]
-        if pred.frozen.cosine is not None:
-            area = area * jnp.maximum(pred.frozen.cosine[name], 1e-6)
-    if pred.camera.kind == "perspective":
-        depth = lax.stop_gradient(pred.points_camera[name].position[:, 2])
-        area = area * (pred.t_camera_head[2] / jnp.maximum(depth, 1e-3)) ** 2
-    return points, lax.stop_gradient(area)
+    if pred.frozen is None:
+        return points, jnp.ones(points.shape[0], points.dtype)
+    area = pred.frozen.visible[name]
+    if pred.frozen.area is not None:
+        # Never quite zero in view: a sample at the outline stands for little area, yet it is what is furthest.
+        area = area * jnp.maximum(pred.frozen.area[name], 1e-6)
+    return points, area
 
 
 def predicted_parts(pred: Prediction, parts: tuple[str, ...] = PARTS) -> dict[str, tuple[Float[Array, "N 2"], Float[Array, "N"]]]:
