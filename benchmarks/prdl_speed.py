@@ -1,7 +1,8 @@
 """Speed of the part re-projection distance loss next to PyTorch: ``python -m benchmarks --only prdl_speed``.
 
-Eight parts of 1,536 points, 1,024 anchors, forward and backward, float32; and a whole first-order step of landmarks and parts. PyTorch is no dependency: it is
-used where this Python can import it, or where ``FITJAX_TORCH_PYTHON`` names a Python that can (a separate environment with torch and numpy).
+Eight parts of 1,536 points, 1,024 anchors, forward and backward, float32; and a whole first-order step of landmarks and parts. PyTorch is no
+dependency: it is used where this Python can import it, or where ``FITJAX_TORCH_PYTHON`` names a Python that can (a separate environment with torch
+and numpy).
 """
 
 from __future__ import annotations
@@ -137,7 +138,9 @@ def whole_step(stride: int) -> Callable[[], Any]:
     losses = {**fj.default_losses(observation), "parts": fj.part_reprojection()}
     problem = Problem(model, observation, losses).refreeze(params)
     zero = zero_tangent(params, ("pose", "identity", "expression"))
-    gradient = jax.jit(jax.value_and_grad(lambda step, problem, params: sum(costs(problem, retract(params, step)).values())))
+    gradient = jax.jit(
+        jax.value_and_grad(lambda step, problem, params: sum(costs(problem, retract(params, step)).values()))
+    )
     return lambda: jax.block_until_ready(gradient(zero, problem, params))
 
 
@@ -167,16 +170,21 @@ def run(quick: bool) -> Report:
             if peer is not None:
                 peer.close()
     steps = {
-        f"whole step, {len(range(224 // stride)) ** 2} anchors": whole_step(stride) for stride in ((8,) if quick else (8, 4))
+        f"whole step, {len(range(224 // stride)) ** 2} anchors": whole_step(stride)
+        for stride in ((8,) if quick else (8, 4))
     }
     times = take_turns({k: (lambda _, f=f: f()) for k, f in steps.items()}, rounds)
     seconds |= {k: float(np.median(v)) for k, v in times.items()}
-    ratio = {k: seconds[k] / seconds["fitjax"] if k in seconds else None for k in ("torch eager, cdist", "torch.compile")}
+    ratio = {
+        k: seconds[k] / seconds["fitjax"] if k in seconds else None for k in ("torch eager, cdist", "torch.compile")
+    }
     report.targets += [
         Target("torch.compile / fitjax", 15, ratio["torch.compile"], "×", at_least=True),
         Target("torch eager cdist / fitjax", 40, ratio["torch eager, cdist"], "×", at_least=True),
         Target("temporary memory", 8, memory, "MiB"),
-        Target("a whole step with landmarks and parts, 784 anchors", 10, 1e3 * seconds["whole step, 784 anchors"], "ms"),
+        Target(
+            "a whole step with landmarks and parts, 784 anchors", 10, 1e3 * seconds["whole step, 784 anchors"], "ms"
+        ),
     ]
     rows = [[k, 1e3 * v, v / seconds["fitjax"] if not k.startswith("whole") else None] for k, v in seconds.items()]
     note = f"{PARTS} parts × {ANCHORS} anchors × {POINTS} points, forward and backward, float32; medians of {rounds} rounds in turns."

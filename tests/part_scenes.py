@@ -19,7 +19,9 @@ def part_model() -> Any:
     return fj.with_part_samples(fj.load_basis(level=0))
 
 
-def scene_with_parts(expression: dict[str, float], *, yaw: float = 10.0, size: int = 1) -> tuple[Any, Params, fj.Observation]:
+def scene_with_parts(
+    expression: dict[str, float], *, yaw: float = 10.0, size: int = 1
+) -> tuple[Any, Params, fj.Observation]:
     """The coarse default model, true parameters and the true landmarks; ``size`` scales the photo."""
     model = part_model()
     names = list(model.expression_names)
@@ -31,7 +33,10 @@ def scene_with_parts(expression: dict[str, float], *, yaw: float = 10.0, size: i
     truth = {
         "identity": jnp.asarray(identity, jnp.float32),
         "expression": jnp.asarray(code),
-        "pose": {"rotation": jnp.asarray(rotation, jnp.float32), "translation": jnp.asarray([0.02, 0.01, 0.7], jnp.float32)},
+        "pose": {
+            "rotation": jnp.asarray(rotation, jnp.float32),
+            "translation": jnp.asarray([0.02, 0.01, 0.7], jnp.float32),
+        },
     }
     camera = fj.make_camera(640 * size, 480 * size)
     points = render_landmarks(model, truth, "mediapipe478", camera)

@@ -9,7 +9,8 @@ import pytest
 from jax import export
 
 import fitjax as fj
-from fitjax.losses.part_kernel import ACCELERATOR, CPU, NAMED, KernelPlan, part_statistics
+from fitjax.losses.part_kernel import NAMED, part_statistics
+from fitjax.losses.part_loops import ACCELERATOR, CPU, KernelPlan
 
 # Small chunks, so that there are several and the last one is not full.
 CHUNKS = KernelPlan(running=False, block=32, pairs=500)
@@ -109,7 +110,9 @@ def test_finite_with_an_anchor_on_a_point_and_at_ties(plan):
     weight = jnp.ones((1, 4))
 
     # (3, 2, 4, 2): one gradient per statistic and anchor.
-    gradients = np.asarray(jax.jit(jax.jacrev(lambda p: part_statistics(anchors, p, weight, plan=PLANS[plan])[0]))(points))[:, :, 0]
+    gradients = np.asarray(
+        jax.jit(jax.jacrev(lambda p: part_statistics(anchors, p, weight, plan=PLANS[plan])[0]))(points)
+    )[:, :, 0]
     assert np.isfinite(gradients).all()
     # Never more than one unit in all: a tie goes to one point.
     total = np.linalg.norm(gradients, axis=-1).sum(-1)
@@ -122,7 +125,9 @@ def test_near_ties_count_once():
     # Points on a circle about the anchor: in float32 their distances differ by an ulp or not at all.
     angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
     points = jnp.asarray(np.stack([np.cos(angle), np.sin(angle)], -1)[None], jnp.float32)
-    gradients = jax.jit(jax.jacrev(lambda p: part_statistics(jnp.zeros((1, 2)), p, jnp.ones((1, 200)))[0, :2, 0]))(points)
+    gradients = jax.jit(jax.jacrev(lambda p: part_statistics(jnp.zeros((1, 2)), p, jnp.ones((1, 200)))[0, :2, 0]))(
+        points
+    )
     np.testing.assert_allclose(np.linalg.norm(gradients, axis=-1).sum((1, 2)), 1, rtol=1e-6)
 
 

@@ -28,10 +28,10 @@ BOXES = (
     ("lower_lip", 78, 166, 125, 178),
 )
 
-MIRROR_68 = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
-    + [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
-)
+#: The place of each of the 68 points in a mirrored face.
+MIRROR_68 = np.r_[
+    16:-1:-1, 26:16:-1, 27:31, 35:30:-1, 45:41:-1, 47, 46, 39:35:-1, 41, 40, 54:47:-1, 59:54:-1, 64:59:-1, 67:64:-1
+]  # fmt: skip
 
 
 def label_map(table: fj.LabelTable) -> np.ndarray:
@@ -66,7 +66,9 @@ def pixels(observation, part):
     """(M, 2) pixels of the photo of an observed part."""
     k = tables.PARTS.index(part)
     used = np.asarray(observation.parts.weight[k]) > 0
-    return np.asarray(observation.parts.points[k])[used] * float(observation.face_size) + np.asarray(observation.face_centre)
+    return np.asarray(observation.parts.points[k])[used] * float(observation.face_size) + np.asarray(
+        observation.face_centre
+    )
 
 
 @pytest.mark.parametrize("table", tables.TABLES.values(), ids=lambda t: t.name)
@@ -189,7 +191,9 @@ def test_a_parser_plugs_in(observation):
     expected = fj.with_parts(observation, label_map(tables.FITJAX), "fitjax")
     _close_in_pixels(found.parts, expected.parts, observation)
     with pytest.raises(fj.FitjaxError, match=r"face parser: expected \(label map, table\), found ndarray"):
-        fj.observe_parts(observation, photo_from_array(np.zeros((8, 8, 3), np.uint8)), lambda photo: np.zeros((8, 8), int))
+        fj.observe_parts(
+            observation, photo_from_array(np.zeros((40, 40, 3), np.uint8)), lambda photo: np.zeros((8, 8), int)
+        )
 
 
 def disc(count: int, seed: int, dense_half: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -199,7 +203,10 @@ def disc(count: int, seed: int, dense_half: bool = False) -> tuple[np.ndarray, n
     many = many[np.linalg.norm(many, axis=1) < 0.1]
     if not dense_half:
         return choose_points(many, count)
-    halves = [choose_points(half, n) for half, n in ((many[many[:, 0] < 0], count * 9 // 10), (many[many[:, 0] >= 0], count // 10))]
+    halves = [
+        choose_points(half, n)
+        for half, n in ((many[many[:, 0] < 0], count * 9 // 10), (many[many[:, 0] >= 0], count // 10))
+    ]
     return np.concatenate([h[0] for h in halves]), np.concatenate([h[1] for h in halves])
 
 
@@ -214,7 +221,11 @@ def test_density_does_not_matter():
     reference = statistics(*disc(3000, 0))
     shifted = disc(3000, 0)
     shift = np.mean((statistics(shifted[0] + [2 / 150, 0], shifted[1]) - reference) ** 2)
-    for name, other in (("300 points", disc(300, 1)), ("half nine times as dense", disc(3000, 2, True)), ("other", disc(3000, 3))):
+    for name, other in (
+        ("300 points", disc(300, 1)),
+        ("half nine times as dense", disc(3000, 2, True)),
+        ("other", disc(3000, 3)),
+    ):
         moved = np.mean((statistics(*other) - reference) ** 2)
         assert moved <= 0.05 * shift, (name, moved / shift)
     # Without areas the dense half pulls the mean: what the weights are for.
@@ -249,7 +260,9 @@ def test_contours_of_landmarks_look_like_the_model(full_model):
 
     model, params, observation = full_model
     centre, size = np.asarray(observation.face_centre), float(observation.face_size)
-    masks = contour_parts((np.asarray(observation.landmarks["mediapipe478"].points, float) - centre) / size, anchor_grid(1))
+    masks = contour_parts(
+        (np.asarray(observation.landmarks["mediapipe478"].points, float) - centre) / size, anchor_grid(1)
+    )
     drawn = np.zeros(224 * 224, np.uint8)
     for number, name in enumerate(tables.PARTS, 1):
         drawn[masks[name]] = number
@@ -273,7 +286,9 @@ def test_batches_and_neutral_slots(observation):
 
 def test_own_anchors_and_statistics(observation):
     anchors = np.random.default_rng(0).uniform(-0.7, 0.7, (50, 2))
-    found = fj.with_parts(observation, label_map(tables.FITJAX), "fitjax", anchors=anchors, statistics=("mean", spread)).parts
+    found = fj.with_parts(
+        observation, label_map(tables.FITJAX), "fitjax", anchors=anchors, statistics=("mean", spread)
+    ).parts
     assert found.statistics.shape == (8, 2, 50) and found.kinds == ("mean", spread) and found.stride == 0
     np.testing.assert_allclose(found.anchors, anchors, atol=1e-7)
 
@@ -284,7 +299,12 @@ def spread(distance, weight):
 
 
 BAD = {
-    "scores instead of labels": (np.zeros((4, 4, 19)), "lapa", {}, r"label map: expected integers \(H, W\), found float64 \(4, 4, 19\)"),
+    "scores instead of labels": (
+        np.zeros((4, 4, 19)),
+        "lapa",
+        {},
+        r"label map: expected integers \(H, W\), found float64 \(4, 4, 19\)",
+    ),
     "floats": (np.zeros((4, 4)), "lapa", {}, "label map: expected integers"),
     "no table": (np.zeros((4, 4), int), None, {}, "label table: expected one of celebamask-hq.*give table="),
     "unknown table": (np.zeros((4, 4), int), "helen", {}, "label table: expected one of .*found 'helen'"),
@@ -309,7 +329,9 @@ def test_bad_input_is_one_clear_error(name, observation):
 
 
 def test_contours_need_facemesh(observation):
-    with pytest.raises(fj.FitjaxError, match="contours need all points of the landmark set 'mediapipe478', found ibug68"):
+    with pytest.raises(
+        fj.FitjaxError, match="contours need all points of the landmark set 'mediapipe478', found ibug68"
+    ):
         fj.with_parts(observation)
 
 

@@ -49,8 +49,17 @@ def render_parts(model: Any, params: Params, observation: Observation, size: int
     """
     shape = getattr(model, "shape", model)
     if np.size(getattr(shape, "uv_parts", ())) <= 1:
-        raise FitjaxError("render_parts: expected a model with a map of parts (uv_parts), found none; use one whose basis has it")
-    return np.asarray(_render(shape, {k: v for k, v in params.items() if k in ("identity", "expression", "pose", "camera")}, observation, size))
+        raise FitjaxError(
+            "render_parts: expected a model with a map of parts (uv_parts), found none; use one whose basis has it"
+        )
+    return np.asarray(
+        _render(
+            shape,
+            {k: v for k, v in params.items() if k in ("identity", "expression", "pose", "camera")},
+            observation,
+            size,
+        )
+    )
 
 
 @partial(jax.jit, static_argnums=3)
@@ -119,10 +128,14 @@ def part_iou(found: Any, expected: Any, parts: tuple[str, ...] = SCORED) -> dict
         FitjaxError: their shapes differ.
     """
     pairs = _masks(found, expected, parts)
-    return _with_mean({name: float((a & b).sum() / (a | b).sum()) if b.any() else float("nan") for name, (a, b) in pairs.items()})
+    return _with_mean(
+        {name: float((a & b).sum() / (a | b).sum()) if b.any() else float("nan") for name, (a, b) in pairs.items()}
+    )
 
 
-def part_contour_distance(found: Any, expected: Any, parts: tuple[str, ...] = SCORED, side: float = CROP_SIDE) -> dict[str, float]:
+def part_contour_distance(
+    found: Any, expected: Any, parts: tuple[str, ...] = SCORED, side: float = CROP_SIDE
+) -> dict[str, float]:
     """Mean distance between the outlines of a part, both ways, in face sizes, and the ``mean`` over parts; NaN where either shows none.
 
     Args:
@@ -147,7 +160,8 @@ def _masks(found: Any, expected: Any, parts: tuple[str, ...]) -> dict[str, tuple
     unknown = [p for p in parts if p not in PARTS]
     if found.ndim != 2 or found.shape != expected.shape or unknown:
         raise FitjaxError(
-            f"part metrics: expected two label maps of one shape and parts out of {', '.join(PARTS)}, found {found.shape}, {expected.shape}, {unknown}"
+            f"part metrics: expected two label maps of one shape and parts out of {', '.join(PARTS)}, "
+            f"found {found.shape}, {expected.shape}, {unknown}"
         )
     return {name: (found == PARTS.index(name) + 1, expected == PARTS.index(name) + 1) for name in parts}
 

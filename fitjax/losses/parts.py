@@ -1,7 +1,8 @@
-"""Part re-projection distance loss, PRDL (Wang et al., "3D face reconstruction with the geometric guidance of facial part segmentation", CVPR 2024).
+"""Part re-projection distance loss, PRDL (Wang et al., "3D face reconstruction with the geometric guidance of facial part segmentation", CVPR
+2024).
 
-A part is a set of points: pixels of a segmentation, or samples of the model's surface in the picture. From every anchor a_i of a grid, statistics of the
-distances to a set (nearest, furthest, mean) describe it; the loss compares those of the model with those of the photo:
+A part is a set of points: pixels of a segmentation, or samples of the model's surface in the picture. From every anchor a_i of a grid, statistics
+of the distances to a set (nearest, furthest, mean) describe it; the loss compares those of the model with those of the photo:
 
     r_{p,f,i} = f(a_i, V_p) - f(a_i, C_p)        in face sizes
 
@@ -62,7 +63,8 @@ _APART = np.array([0.0, 3.2, 5.7, 7.4, 8.4, 8.0, 6.0, 2.8, 0.0])
 
 
 def _eye_pattern(columns: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """(columns · rows, 18) weights that spread points between the 9 points of the upper and the 9 of the lower lid, and the area that each stands for."""
+    """(columns · rows, 18) weights that spread points between the 9 points of the upper and the 9 of the lower lid, and the area that each stands
+    for."""
     at = (np.arange(columns) + 0.5) * 8 / columns
     left = np.floor(at).astype(int)
     line = np.zeros((columns, 9))
@@ -100,7 +102,9 @@ def _surface(pred: Prediction, part: str) -> tuple[Float[Array, "N 2"], Float[Ar
     return points, area
 
 
-def predicted_parts(pred: Prediction, parts: tuple[str, ...] = PARTS) -> dict[str, tuple[Float[Array, "N 2"], Float[Array, "N"]]]:
+def predicted_parts(
+    pred: Prediction, parts: tuple[str, ...] = PARTS
+) -> dict[str, tuple[Float[Array, "N 2"], Float[Array, "N"]]]:
     """Part → its points in face sizes about the face's centre, and the area that each stands for: zero where it is not in view.
 
     Raises:
@@ -145,10 +149,14 @@ def _part_reprojection(
 ) -> Residuals:
     target: PartObservation | None = obs.parts
     if target is None:
-        raise FitjaxError("part_reprojection: expected an observation with parts, found none; use fj.with_parts(observation, labels, table)")
+        raise FitjaxError(
+            "part_reprojection: expected an observation with parts, found none; use fj.with_parts(observation, labels, table)"
+        )
     unknown = [p for p in parts if p not in target.names]
     if unknown:
-        raise FitjaxError(f"part_reprojection: expected parts out of {', '.join(target.names)}, found {', '.join(unknown)}")
+        raise FitjaxError(
+            f"part_reprojection: expected parts out of {', '.join(target.names)}, found {', '.join(unknown)}"
+        )
     rows = np.asarray([target.names.index(p) for p in parts])
     own_anchors = anchors is None and stride in (None, target.stride)
     if own_anchors:
@@ -178,19 +186,20 @@ def part_reprojection(
 ) -> Loss:
     """Distance statistics of the model's parts against those of the segmentation, in units of the face size.
 
-    The default weight of 1e4 makes it the cost of residuals in percent of the face size: of the same meaning as that of landmarks, whatever the photo's
+    The default weight of 1e4 makes it the cost of residuals in percent of the face size: of the same meaning as that of landmarks, whatever the
+        photo's
     resolution, the number of anchors and the number of points. A part that the segmentation lacks, or that is out of view, counts exactly nothing.
     The model must have its part samples sliced (:func:`fitjax.with_part_samples`), the observation its parts (:func:`fitjax.with_parts`).
 
     Args:
         parts: which of the eight; eyes are the opening between the lids where the model has FaceMesh's landmarks.
-        statistics: names out of ``nearest``, ``furthest``, ``mean``, or functions of (distances (…, N), weights (…, N)) → (…). What the observation was
-            not made with is computed anew in each step.
-        anchors: None uses those of the observation, whose statistics were computed once. A stride on the grid of 224² or points (A, 2) in face sizes about
-            the face's centre: others, for which the target's statistics are computed in each step unless they are the observation's.
+        statistics: names out of ``nearest``, ``furthest``, ``mean``, or functions of (distances (…, N), weights (…, N)) → (…). What the
+            observation was not made with is computed anew in each step.
+        anchors: None uses those of the observation, whose statistics were computed once. A stride on the grid of 224² or points (A, 2) in face
+            sizes about the face's centre: others, for which the target's statistics are computed in each step unless they are the observation's.
         weights: part → relative weight, or one per part in their order; default 1. Array leaves: changing them recompiles nothing.
-        occlusion: leave out samples that the head itself hides (an ear behind the cheek, the far eye behind the nose), not only those that face away. Costs
-            rasterising the head once per outer step.
+        occlusion: leave out samples that the head itself hides (an ear behind the cheek, the far eye behind the nose), not only those that face
+            away. Costs rasterising the head once per outer step.
 
     Raises:
         FitjaxError: an unknown part or statistic, wrong anchors or weights.
@@ -199,7 +208,9 @@ def part_reprojection(
     parts = tuple(parts)
     unknown = [p for p in parts if p not in PARTS]
     if unknown or not parts or len(set(parts)) < len(parts):
-        raise FitjaxError(f"part_reprojection: expected different parts out of {', '.join(PARTS)}, found {', '.join(unknown or parts) or 'none'}")
+        raise FitjaxError(
+            f"part_reprojection: expected different parts out of {', '.join(PARTS)}, found {', '.join(unknown or parts) or 'none'}"
+        )
     arguments: dict[str, Any] = {"weights": jnp.asarray(_weights(weights, parts))}
     options: dict[str, Any] = {
         "parts": parts,
@@ -213,16 +224,22 @@ def part_reprojection(
             options["stride"] = stride
         else:
             arguments["anchors"] = jnp.asarray(where, jnp.result_type(float))
-    return Loss(np.float32(PART_WEIGHT), arguments, None, _part_reprojection, tuple(sorted(options.items())), "residual")
+    return Loss(
+        np.float32(PART_WEIGHT), arguments, None, _part_reprojection, tuple(sorted(options.items())), "residual"
+    )
 
 
 def _weights(weights: Any, parts: tuple[str, ...]) -> np.ndarray:
     if isinstance(weights, Mapping):
         unknown = [p for p in weights if p not in parts]
         if unknown:
-            raise FitjaxError(f"part weights: expected some of {', '.join(parts)}, found {', '.join(map(str, unknown))}")
+            raise FitjaxError(
+                f"part weights: expected some of {', '.join(parts)}, found {', '.join(map(str, unknown))}"
+            )
         weights = [weights.get(p, 1.0) for p in parts]
     values = np.ones(len(parts), np.float32) if weights is None else np.asarray(weights, np.float32)
     if values.shape != (len(parts),) or not np.isfinite(values).all() or (values < 0).any():
-        raise FitjaxError(f"part weights: expected {len(parts)} finite numbers ≥ 0, one per part, found {values.tolist()}")
+        raise FitjaxError(
+            f"part weights: expected {len(parts)} finite numbers ≥ 0, one per part, found {values.tolist()}"
+        )
     return values

@@ -35,8 +35,8 @@ def below_brows(points: np.ndarray, ends: np.ndarray, down: np.ndarray) -> np.nd
     """(M,) whether points lie below the line through the brows: the forehead above it belongs to no part, as on the model.
 
     Args:
-        ends: (4, 2) outer and inner end of the right brow, inner and outer end of the left one. Beyond the outer ends the line goes on across the face,
-            as it does in the model's texture space.
+        ends: (4, 2) outer and inner end of the right brow, inner and outer end of the left one. Beyond the outer ends the line goes on across the
+            face, as it does in the model's texture space.
         down: (2,) from the brows to the mouth.
     """
     down = down / np.linalg.norm(down)
@@ -50,7 +50,8 @@ def below_brows(points: np.ndarray, ends: np.ndarray, down: np.ndarray) -> np.nd
 def contour_parts(landmarks: np.ndarray, grid: np.ndarray) -> dict[str, np.ndarray]:
     """Part → (M,) mask over the points ``grid`` (M, 2), from the 478 landmarks in the same coordinates.
 
-    Skin is what is in view: the hull of all landmarks (those on the side that faces away lie inside it) below the line of the brows, without the other
+    Skin is what is in view: the hull of all landmarks (those on the side that faces away lie inside it) below the line of the brows, without the
+        other
     parts and the opening of the mouth. The nose is its contour and, where it stands out in profile, its ridge.
     """
 

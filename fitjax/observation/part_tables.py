@@ -34,12 +34,15 @@ class LabelTable:
         """Raises :class:`FitjaxError` for an unknown part, or a table without any."""
         unknown = [p for p in self.parts if p not in PARTS]
         if unknown or not self.parts:
-            raise FitjaxError(f"label table {self.name!r}: expected parts out of {', '.join(PARTS)}, found {unknown or 'none'}")
+            raise FitjaxError(
+                f"label table {self.name!r}: expected parts out of {', '.join(PARTS)}, found {unknown or 'none'}"
+            )
 
 
-# "l_" and "left" are taken as the left half of the picture for these data sets, that is the subject's right. It rarely matters: by default the sides of a
-# pair are told apart by the landmarks, because parsers trained with mirrored pictures often mix their labels.
-#: CelebAMask-HQ's merged masks: skin, nose, glasses, l_eye, r_eye, l_brow, r_brow, l_ear, r_ear, mouth, u_lip, l_lip, hair, hat, earring, necklace, neck, cloth.
+# "l_" and "left" are taken as the left half of the picture for these data sets, that is the subject's right. It rarely matters: by default the
+# sides of a pair are told apart by the landmarks, because parsers trained with mirrored pictures often mix their labels.
+#: CelebAMask-HQ's merged masks: skin, nose, glasses, l_eye, r_eye, l_brow, r_brow, l_ear, r_ear, mouth, u_lip, l_lip, hair, hat, earring,
+#: necklace, neck, cloth.
 CELEBAMASK_HQ = LabelTable(
     "celebamask-hq",
     {
@@ -55,8 +58,8 @@ CELEBAMASK_HQ = LabelTable(
     (0, 3, 8, 9, 10, 13, 14, 15, 16, 17, 18),
 )
 
-#: The 19 labels of the widespread BiSeNet trained on CelebAMask-HQ: skin, l_brow, r_brow, l_eye, r_eye, glasses, l_ear, r_ear, earring, nose, mouth, u_lip,
-#: l_lip, neck, necklace, cloth, hair, hat.
+#: The 19 labels of the widespread BiSeNet trained on CelebAMask-HQ: skin, l_brow, r_brow, l_eye, r_eye, glasses, l_ear, r_ear, earring, nose,
+#: mouth, u_lip, l_lip, neck, necklace, cloth, hair, hat.
 BISENET_19 = LabelTable(
     "bisenet-19",
     {
@@ -101,14 +104,20 @@ def as_table(table: LabelTable | str | Mapping[str, int | tuple[int, ...]] | Non
         FitjaxError: no table, an unknown name or an unknown part.
     """
     if table is None:
-        raise FitjaxError(f"label table: expected one of {', '.join(TABLES)} or a mapping of parts to labels, found none; give table=")
+        raise FitjaxError(
+            f"label table: expected one of {', '.join(TABLES)} or a mapping of parts to labels, found none; give table="
+        )
     if isinstance(table, str):
         if table not in TABLES:
-            raise FitjaxError(f"label table: expected one of {', '.join(TABLES)} or a mapping of parts to labels, found {table!r}")
+            raise FitjaxError(
+                f"label table: expected one of {', '.join(TABLES)} or a mapping of parts to labels, found {table!r}"
+            )
         return TABLES[table]
     if not isinstance(table, LabelTable):
         if not isinstance(table, Mapping):
-            raise FitjaxError(f"label table: expected a name, a mapping of parts to labels or a LabelTable, found {type(table).__name__}")
+            raise FitjaxError(
+                f"label table: expected a name, a mapping of parts to labels or a LabelTable, found {type(table).__name__}"
+            )
         given = {k: tuple(v) if isinstance(v, list | tuple) else (v,) for k, v in table.items()}
         if not all(isinstance(x, int) for labels in given.values() for x in labels):
             raise FitjaxError("label table: expected integers or tuples of integers as labels; correct the table")
@@ -134,8 +143,14 @@ NOSE = (168, 193, 245, 188, 174, 217, 126, 142, 129, 98, 97, 2, 326, 327, 358, 3
 #: The middle line of the nose, root to base: in profile it is the outline.
 NOSE_RIDGE = (168, 6, 197, 195, 5, 4, 1, 19, 94, 2)
 
-#: Ends of the line above which skin is left out, from the subject's right to the left: outer and inner end of each brow. The basis' ``part_skin`` ends there.
-BROW_LINE = {"mediapipe478": (70, 107, 336, 300), "ibug68": (17, 21, 22, 26), "aflw68": (17, 21, 22, 26), "aflw68_original": (17, 21, 22, 26)}
+#: Ends of the line above which skin is left out, from the subject's right to the left: outer and inner end of each brow. The basis' ``part_skin``
+#: ends there.
+BROW_LINE = {
+    "mediapipe478": (70, 107, 336, 300),
+    "ibug68": (17, 21, 22, 26),
+    "aflw68": (17, 21, 22, 26),
+    "aflw68_original": (17, 21, 22, 26),
+}
 
 #: Landmarks of the right and of the left eye.
 EYES = {

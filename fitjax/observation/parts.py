@@ -75,15 +75,17 @@ def as_anchors(anchors: Any) -> tuple[np.ndarray, int]:
         return anchor_grid(int(anchors)), int(anchors)
     points = np.asarray(anchors)
     if points.ndim != 2 or points.shape[1] != 2 or not len(points) or not np.isfinite(points).all():
-        raise FitjaxError(f"anchors: expected a stride or finite points (A, 2) in face sizes about the face's centre, found shape {points.shape}")
+        raise FitjaxError(
+            f"anchors: expected a stride or finite points (A, 2) in face sizes about the face's centre, found shape {points.shape}"
+        )
     return points, 0
 
 
 def choose_points(points: np.ndarray, count: int, area: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """At most ``count`` of M points that each stand for an equal ``area``, and the area that each chosen one stands for.
 
-    Farthest points first (deterministic, starting at the middle), so that the outline is kept; each point left out gives its area to the nearest chosen
-    one, so that weighted means do not change with the density of either set.
+    Farthest points first (deterministic, starting at the middle), so that the outline is kept; each point left out gives its area to the nearest
+    chosen one, so that weighted means do not change with the density of either set.
     """
     if len(points) <= count:
         return points, np.full(len(points), area)
@@ -136,16 +138,22 @@ def make_parts(
         if name not in names:
             raise FitjaxError(f"parts: expected some of {', '.join(names)}, found {name!r}")
         if cloud.ndim != 2 or cloud.shape[1] != 2 or not np.isfinite(cloud).all():
-            raise FitjaxError(f"part {name!r}: expected finite points (M, 2) in face sizes, found shape {cloud.shape}; correct or leave it out")
+            raise FitjaxError(
+                f"part {name!r}: expected finite points (M, 2) in face sizes, found shape {cloud.shape}; correct or leave it out"
+            )
         if given is not None and (given.shape != cloud.shape[:1] or not (given >= 0).all() or len(cloud) > points):
-            raise FitjaxError(f"part {name!r}: expected at most {points} points with an area ≥ 0 each, found {len(cloud)} and {given.shape}")
+            raise FitjaxError(
+                f"part {name!r}: expected at most {points} points with an area ≥ 0 each, found {len(cloud)} and {given.shape}"
+            )
         chosen, area = choose_points(cloud, points, 1 / max(len(cloud), 1)) if given is None else (cloud, given)
         place[names.index(name), : len(chosen)], weight[names.index(name), : len(chosen)] = chosen, area
     a, p, w = (jnp.asarray(x, dtype) for x in (where, place, weight))
     return PartObservation(p, w, a, target_statistics(a, p, w, statistics), names, statistics, stride)
 
 
-def target_statistics(anchors: Array, points: Array, weight: Array, statistics: tuple[str | Statistic, ...]) -> Float[Array, "P S A"]:
+def target_statistics(
+    anchors: Array, points: Array, weight: Array, statistics: tuple[str | Statistic, ...]
+) -> Float[Array, "P S A"]:
     """Statistics of target points, compiled once per shape."""
     return _statistics(anchors, points, weight, statistics)
 

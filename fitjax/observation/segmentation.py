@@ -43,18 +43,21 @@ def with_parts(
     """The observation with facial parts, for :func:`fitjax.part_reprojection`.
 
     Args:
-        labels: (H, W) integers, one label per pixel; None: masks from the contours of the observed FaceMesh landmarks, a fallback that adds nothing to them.
-        table: which label is which part: ``"celebamask-hq"``, ``"lapa"``, ``"bisenet-19"``, ``"fitjax"`` or ``{part: label or labels, "other": labels}``.
+        labels: (H, W) integers, one label per pixel; None: masks from the contours of the observed FaceMesh landmarks, a fallback that adds
+            nothing to them.
+        table: which label is which part: ``"celebamask-hq"``, ``"lapa"``, ``"bisenet-19"``, ``"fitjax"`` or ``{part: label or labels, "other":
+            labels}``.
         image_size: (width, height) of the photo in pixels, where the map covers the photo at another resolution.
         image_from_labels: (2, 3) map from (column, row) of the label map to pixels of the photo, where it covers a crop. Default: the same pixels.
-        sides: ``"landmarks"``: of the parts that come in pairs, a patch belongs to the subject's side whose eye is nearer, whatever its label says, because
-            parsers mix their left and right labels; ``"labels"``: the table decides.
+        sides: ``"landmarks"``: of the parts that come in pairs, a patch belongs to the subject's side whose eye is nearer, whatever its label
+            says, because parsers mix their left and right labels; ``"labels"``: the table decides.
         anchors: stride on the 224² pixels of the crop (8: 784 anchors, 1: the paper's), or points (A, 2) in face sizes about the face's centre.
         statistics: names or functions of (distances, weights); what they give for these parts is computed here, once.
         points: the most points per part.
 
     Raises:
-        FitjaxError: wrong shapes, no or a wrong table, labels that the table does not know, a map without any part, or no landmarks to make contours from.
+        FitjaxError: wrong shapes, no or a wrong table, labels that the table does not know, a map without any part, or no landmarks to make
+            contours from.
     """
     if sides not in ("landmarks", "labels"):
         raise FitjaxError(f"sides: expected 'landmarks' or 'labels', found {sides!r}")
@@ -63,7 +66,8 @@ def with_parts(
     if labels is None:
         if "mediapipe478" not in seen or not np.isfinite(seen["mediapipe478"][:468]).all():
             raise FitjaxError(
-                f"parts: contours need all points of the landmark set 'mediapipe478', found {', '.join(seen) or 'none'}; give a label map and its table"
+                f"parts: contours need all points of the landmark set 'mediapipe478', found {', '.join(seen) or 'none'}; "
+                "give a label map and its table"
             )
         grid = anchor_grid(1)
         masks = contour_parts((seen["mediapipe478"] - centre) / size, grid)
@@ -73,9 +77,13 @@ def with_parts(
         masks = label_masks(labels, as_table(table), placement, seen, sides)
         clouds = {name: (_points_of(mask, placement) - centre) / size for name, mask in masks.items()}
     if not any(len(cloud) for cloud in clouds.values()):
-        raise FitjaxError("label map: expected at least one pixel of a part, found none; check the map and its table, or leave parts out for this photo")
+        raise FitjaxError(
+            "label map: expected at least one pixel of a part, found none; check the map and its table, or leave parts out for this photo"
+        )
     dtype = observation.camera.focal.dtype
-    return replace(observation, parts=make_parts(clouds, anchors=anchors, statistics=statistics, points=points, dtype=dtype))
+    return replace(
+        observation, parts=make_parts(clouds, anchors=anchors, statistics=statistics, points=points, dtype=dtype)
+    )
 
 
 def observe_parts(observation: Observation, photo: Photo, parser: Parser, **options: Any) -> Observation:
@@ -125,7 +133,9 @@ def label_masks(
     """
     labels = np.asarray(labels)
     if labels.ndim != 2 or not labels.size or not np.issubdtype(labels.dtype, np.integer):
-        raise FitjaxError(f"label map: expected integers (H, W), found {labels.dtype} {labels.shape}; for scores take their argmax over classes")
+        raise FitjaxError(
+            f"label map: expected integers (H, W), found {labels.dtype} {labels.shape}; for scores take their argmax over classes"
+        )
     if table.other is not None:
         known = {label for values in table.parts.values() for label in values} | set(table.other)
         unknown = sorted(set(np.unique(labels).tolist()) - known)
@@ -161,14 +171,19 @@ def _points_of(mask: np.ndarray, placement: np.ndarray) -> np.ndarray:
 
 
 def _split(
-    right: np.ndarray, left: np.ndarray, pair: tuple[str, str], placement: np.ndarray, centres: np.ndarray | None, sides: Sides
+    right: np.ndarray,
+    left: np.ndarray,
+    pair: tuple[str, str],
+    placement: np.ndarray,
+    centres: np.ndarray | None,
+    sides: Sides,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pair's masks with each patch on its side of the face."""
     if sides == "labels" or centres is None:
         if (right & left).any():
             raise FitjaxError(
-                f"label table: {pair[0]} and {pair[1]} have the same label, and sides are told apart by landmarks of the eyes, which this observation "
-                "or the option sides='labels' does not use; give a label for each side"
+                f"label table: {pair[0]} and {pair[1]} have the same label, and sides are told apart by landmarks of the eyes, which this "
+                "observation or the option sides='labels' does not use; give a label for each side"
             )
         return right, left
     both = right | left
@@ -188,7 +203,9 @@ def _split(
 def _line_of_brows(clouds: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
     """As :func:`brow_line`, from the brows' own pixels; the face's downward direction from the other parts."""
     brows = [clouds.get(name, np.zeros((0, 2))) for name in ("right_brow", "left_brow")]
-    lower = [clouds[name] for name in ("nose", "upper_lip", "lower_lip", "skin") if name in clouds and len(clouds[name])]
+    lower = [
+        clouds[name] for name in ("nose", "upper_lip", "lower_lip", "skin") if name in clouds and len(clouds[name])
+    ]
     if not all(len(b) for b in brows) or not lower:
         return None
     down = np.concatenate(lower).mean(0) - np.concatenate(brows).mean(0)

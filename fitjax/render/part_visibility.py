@@ -18,7 +18,9 @@ from fitjax.render.visibility import fit_to_square, points_visible, sample_point
 RESOLUTION = 128
 
 
-def unhidden(model: Any, prediction: Prediction, names: Sequence[str], resolution: int = RESOLUTION) -> dict[str, Float[Array, "S"]]:
+def unhidden(
+    model: Any, prediction: Prediction, names: Sequence[str], resolution: int = RESOLUTION
+) -> dict[str, Float[Array, "S"]]:
     """Per set (S,), 1.0 where the head itself does not hide the sample; which way it faces does not count. Not differentiated.
 
     Raises:
@@ -28,7 +30,9 @@ def unhidden(model: Any, prediction: Prediction, names: Sequence[str], resolutio
     library = getattr(shape, "sample_library", {})
     missing = [name for name in names if name not in library]
     if missing:
-        raise FitjaxError(f"occlusion: expected the sample sets {missing} in model.sample_library; use occlusion=False with this model")
+        raise FitjaxError(
+            f"occlusion: expected the sample sets {missing} in model.sample_library; use occlusion=False with this model"
+        )
     camera_space = jax.lax.stop_gradient(prediction.vertices_camera)
     pixels = jax.lax.stop_gradient(prediction.vertices_pixels)
     perspective = prediction.camera.kind == "perspective"
