@@ -1,7 +1,7 @@
 """Ambient occlusion of the embedded head: how much of the sky each place of its texture sees past the rest of the head.
 
 Light in spherical harmonics knows normals but not shadows, so nostrils, the mouth and the corners of the eyes come out as bright as a cheek. This
-map is the first-order remedy, a factor on shaded colour: the share of a uniform sky, weighted by the cosine to the normal, that the head does not hide.
+map is the first-order remedy, a factor on shaded colour: the share of a uniform sky, weighted by the cosine to the normal, that is not hidden.
 Baked by ``basis/build_occlusion.py``: one map for all faces, of mean faces and moderate expressions.
 """
 
