@@ -23,7 +23,7 @@ class KernelPlan:
 
     Attributes:
         running: loops with running results and without a matrix of pairs; otherwise chunks of anchors, each with its matrix.
-        block: points (or anchors) per step of such a loop, a multiple of 8.
+        block: points (or anchors) per step of such a loop, a multiple of 16.
         pairs: pairs, all parts together, that a chunk of anchors may have.
     """
 
@@ -33,7 +33,7 @@ class KernelPlan:
 
 
 #: Points of a block among which the nearest is looked up once more.
-_FEW = 8
+_FEW = 16
 
 CPU = KernelPlan(running=True, block=32, pairs=1 << 18)
 ACCELERATOR = KernelPlan(running=False, block=32, pairs=1 << 24)
@@ -89,13 +89,20 @@ def _search_over_points(anchors: Array, points: Array, share: Array, plan: Kerne
     numbers = jnp.arange(count, dtype=jnp.int32) * (plan.block // _FEW)
     (_, _, low_few, high_few, total), _ = lax.scan(step, start, (blocked, shares, numbers))
 
-    def within(few: Array, pick: Callable[..., Array]) -> Array:
-        index = jnp.minimum(few[..., None] * _FEW + jnp.arange(_FEW, dtype=jnp.int32), points.shape[1] - 1)
-        chosen = jnp.take_along_axis(points, index.reshape(shape[0], -1, 1), 1, mode="clip")
-        square = jnp.sum((chosen.reshape(*index.shape, 2) - anchors[None, :, None]) ** 2, -1)
-        return jnp.take_along_axis(index, pick(square, axis=-1, keepdims=True), -1, mode="clip")[..., 0]
+    # (P, B, few) coordinates.
+    xs, ys = (blocked[..., k].reshape(-1, shape[0]).T.reshape(shape[0], -1, _FEW) for k in (0, 1))
 
-    return within(low_few, jnp.argmin), within(high_few, jnp.argmax), total
+    def within(few: Array, sign: float) -> Array:
+        some_x, some_y = (jnp.take_along_axis(c, few[..., None], 1, mode="clip") for c in (xs, ys))
+        square = sign * ((x[..., None] - some_x) ** 2 + (y[..., None] - some_y) ** 2)
+        best, place = square[..., 0], jnp.zeros_like(few)
+        for k in range(1, _FEW):
+            # Strictly better: of several that tie the first one wins, and what fills up the last block (a copy of the first point) never does.
+            better = square[..., k] < best
+            best, place = jnp.where(better, square[..., k], best), jnp.where(better, k, place)
+        return few * _FEW + place
+
+    return within(low_few, 1.0), within(high_few, -1.0), total
 
 
 def chunked(function: Callable[[Array], Any], anchors: Array, pairs_per_anchor: int, plan: KernelPlan) -> Any:
