@@ -30,9 +30,13 @@ CONTOUR_CANDIDATES = 9
 
 @pytree
 class PixelTrust:
-    """``weight`` (P,): how far each pixel shows the face rather than what is in front of it. ``spread`` (): of the residuals, sRGB."""
+    """How far each pixel shows the face rather than what is in front of it, and the spread () of the residuals, sRGB.
+
+    ``weight`` (P,) of the skin, for losses on the model; ``detail_weight`` (P,) with eyes and mouth, for residual maps.
+    """
 
     weight: Float[Array, "P"]
+    detail_weight: Float[Array, "P"]
     spread: Float[Array, ""]
 
 
@@ -61,13 +65,15 @@ class Mesh:
     """What rendering needs of a model besides its decoded face; see docs/basis_format.md for the arrays.
 
     Attributes:
-        face_map: (H, W) where the photo is trusted to show the face, per texel.
+        face_map, detail_map, occlusion: (H, W), see :class:`fitjax.model.textured.TexturedModel`.
     """
 
     triangles: Int[Array, "F 3"]
     uv: Float[Array, "T 2"]
     uv_triangles: Int[Array, "F 3"]
     face_map: Float[Array, "H W"]
+    detail_map: Float[Array, "H W"]
+    occlusion: Float[Array, "H W"]
 
 
 @pytree
@@ -163,7 +169,7 @@ def mesh_of(model: Model) -> Mesh | None:
     textured: Any = model
     if not hasattr(textured, "face_map"):
         return None
-    return Mesh(textured.triangles, textured.uv, textured.uv_triangles, textured.face_map)
+    return Mesh(textured.triangles, textured.uv, textured.uv_triangles, textured.face_map, textured.detail_map, textured.occlusion)
 
 
 def freeze(model: Model, params: Params, names: Iterable[str] | None = None) -> Frozen:

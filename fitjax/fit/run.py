@@ -24,6 +24,9 @@ from fitjax.solve.stages import Stage, StageReport, run_stages
 from fitjax.solve.start import start_pose
 from fitjax.solve.status import Status
 
+#: Residual maps: they start at zero when a stage frees them.
+DETAIL_GROUPS = ("detail_albedo", "detail_shape")
+
 #: A fit is not reliable above this mean landmark residual (in face sizes) or this yaw.
 MAXIMUM_RESIDUAL = 0.021
 MAXIMUM_YAW_DEGREES = 50.0
@@ -51,6 +54,8 @@ def initial_params(model: Model, observation: Observation, params: Params | None
     full = dict(model.init())
     if any("camera" in stage.free for stage in stages):
         full["camera"] = {"log_focal": jnp.zeros((), observation.camera.focal.dtype)}
+    if any(group in stage.free for stage in stages for group in DETAIL_GROUPS) and hasattr(model, "no_detail"):
+        full.update(model.no_detail())
     if params is not None:
         full.update(params)
     if "pose" not in full:

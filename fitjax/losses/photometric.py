@@ -7,6 +7,8 @@ rather than what is in front of it (:func:`trust_pixels`, frozen per outer step)
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,9 @@ from fitjax.pytree import replace
 from fitjax.render.face import RenderedFace, Version
 from fitjax.render.frozen_face import render_frozen
 from fitjax.render.lighting import srgb_from_linear
+
+#: What of the face a loss reads.
+Region = Literal["skin", "face"]
 
 #: Default weight: with residuals in units of their own spread and λ = 3e-3 for the priors, as if 200 pixels of the face spoke independently.
 PHOTOMETRIC_WEIGHT = 1.8
@@ -42,7 +47,9 @@ def rendered(pred: Prediction, obs: Observation, shape: Version = "full", albedo
     return _rendered(pred, obs, ((shape, albedo),))[0]
 
 
-def _rendered(pred: Prediction, obs: Observation, pairs: tuple[tuple[Version, Version], ...]) -> tuple[RenderedFace, ...]:
+def _rendered(
+    pred: Prediction, obs: Observation, pairs: tuple[tuple[Version, Version], ...], hold_shape: bool = False
+) -> tuple[RenderedFace, ...]:
     if pred.mesh is None or obs.image is None:
         raise FitjaxError(
             "photometric loss: expected a textured model (fj.load_textured) and an observation with pixels (fj.with_image); one is missing"
@@ -51,7 +58,7 @@ def _rendered(pred: Prediction, obs: Observation, pairs: tuple[tuple[Version, Ve
     if pred.frozen.face is None:
         raise FitjaxError("photometric loss: nothing was rasterised; this is a loss without the option reads_pixels=True")
     assert pred.frozen.triangle_id is not None
-    return render_frozen(pred, pred.frozen.face, pred.frozen.triangle_id, pairs)
+    return render_frozen(pred, pred.frozen.face, pred.frozen.triangle_id, pairs, hold_shape)
 
 
 def compare(face: RenderedFace, obs: Observation) -> Float[Array, "P 3"]:
@@ -65,17 +72,33 @@ def pixel_trust(face: RenderedFace, obs: Observation) -> Float[Array, "P"]:
     return face.trusted * obs.image_valid.reshape(-1)[face.pixel] * face.covered
 
 
-def _photometric(pred: Prediction, obs: Observation, *, shape: Version, albedo: Version, reads_pixels: bool) -> Residuals:
-    face = rendered(pred, obs, shape, albedo)
+def _photometric(
+    pred: Prediction,
+    obs: Observation,
+    *,
+    shape: Version,
+    albedo: Version,
+    region: Region,
+    hold_shape: bool,
+    reads_pixels: bool,
+) -> Residuals:
+    (face,) = _rendered(pred, obs, ((shape, albedo),), hold_shape)
     assert pred.frozen is not None and pred.frozen.pixels is not None
     # Frozen with the triangles: a weight that moved with the face would have a gradient that no solver should follow.
-    return Residuals(compare(face, obs) / pred.frozen.pixels.spread, pred.frozen.pixels.weight)
+    trust = pred.frozen.pixels
+    return Residuals(compare(face, obs) / trust.spread, trust.weight if region == "skin" else trust.detail_weight)
 
 
 _make = residual(_photometric)
 
 
-def photometric(shape: Version = "full", albedo: Version = "full", robust_scale: float = 3.0) -> Loss:
+def photometric(
+    shape: Version = "full",
+    albedo: Version = "full",
+    region: Region = "skin",
+    robust_scale: float = 3.0,
+    hold_shape: bool = False,
+) -> Loss:
     """Robust difference between the rendered face and the photo, in units of its own spread.
 
     The spread (the median residual over the face, frozen per outer step) makes the loss mean the same on dark and light faces and on good and bad
@@ -84,9 +107,11 @@ def photometric(shape: Version = "full", albedo: Version = "full", robust_scale:
     Args:
         shape, albedo: ``full`` or ``proxy``. Tran, Liu, Liu (CVPR 2019) sum the pairs (proxy, proxy), (proxy, full) and (full, proxy), so that each
             residual must explain the photo together with a well-regularised partner.
+        region: ``skin``, what an albedo model describes; or ``face``, with eyes and mouth, for residual maps.
+        hold_shape: the surface is data; the loss moves albedo and light alone.
         robust_scale: where the Charbonnier kernel turns from square to absolute, in spreads.
     """
-    loss = _make(shape=shape, albedo=albedo, reads_pixels=True)
+    loss = _make(shape=shape, albedo=albedo, region=region, hold_shape=hold_shape, reads_pixels=True)
     return replace(loss, weight=np.float32(PHOTOMETRIC_WEIGHT), kernel=make_kernel("charbonnier", robust_scale))
 
 
@@ -104,7 +129,8 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     over the face: a window that is off by 2.5 medians counts half, by 5 hardly at all.
     """
     height, width = obs.image.shape[:2]
-    face = rendered(pred, obs)
+    # The proxies: residual maps explain whatever is in front of the face, too.
+    face = rendered(pred, obs, "proxy", "proxy")
     weight = pixel_trust(face, obs)
     size = jnp.sqrt(jnp.sum(compare(face, obs) ** 2, -1) + 1e-12)
 
@@ -120,4 +146,7 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     # The residual's norm over three channels is √3 times one channel's. Below two per cent nothing is an occluder.
     spread = jnp.maximum(middle / np.sqrt(3), NOISE)
     too_much = _TOO_MUCH * jnp.maximum(middle, 0.02)
-    return PixelTrust(weight / (1 + (mean / too_much) ** 4), spread)
+    hidden = 1 / (1 + (mean / too_much) ** 4)
+    # Of eyes and mouth the model knows too little to say that something hides them.
+    inner = jnp.maximum(face.detailed - face.trusted, 0) * obs.image_valid.reshape(-1)[face.pixel] * face.covered
+    return PixelTrust(weight * hidden, weight * hidden + inner, spread)

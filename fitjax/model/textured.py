@@ -25,6 +25,7 @@ from fitjax.geometry.surface import SurfacePoints, vertex_normals
 from fitjax.model.albedo import default_albedo
 from fitjax.model.linear import LinearModel
 from fitjax.model.load import load_basis
+from fitjax.model.occlusion import default_occlusion
 from fitjax.model.params import Params
 from fitjax.model.protocol import Face
 from fitjax.pytree import pytree, replace, static
@@ -33,6 +34,9 @@ from fitjax.render.texture import sample_texture
 #: Factor on the code of the light's level in the prior. Of level and skin tone a photo shows the product alone; what else tells them apart (hue)
 #: is fainter than a model's errors. At one, a fit buys a little hue with a light twice as bright on skin half as light.
 LEVEL_PRIOR = 5.0
+
+#: Furthest that a residual displaces the surface, metres: wrinkles and folds, not another head.
+DISPLACEMENT_LIMIT = 2e-3
 
 #: Sides of the residual maps, texels.
 DETAIL_SIZE = 256
@@ -45,7 +49,9 @@ class TexturedModel:
     Attributes:
         shape: the shape model. albedo: an albedo model (``init``, ``decode``, ``prior``) over the same UVs.
         vertex_uv: (V, 2) one UV per vertex (at a seam, one of its several).
-        face_map: (H, W) 1 on the skin inside the face oval, without eyes and mouth: where the photo is trusted to show the face.
+        face_map: (H, W) 1 on the skin inside the face oval, without eyes and mouth: where the photo is trusted to show what the model has.
+        detail_map: (H, W) the same with eyes, teeth and mouth: where the photo is trusted to show the face at all, for residual maps.
+        occlusion: (H, W) share of the surrounding light that reaches each texel of the mean head: nostrils, eye sockets, the mouth.
         detail_vertices: (V,) 1 where a vertex may be displaced: the skin, not eyeballs or teeth.
         detail_size: side of the residual maps.
     """
@@ -54,6 +60,8 @@ class TexturedModel:
     albedo: Any
     vertex_uv: Float[Array, "V 2"]
     face_map: Float[Array, "H W"]
+    detail_map: Float[Array, "H W"]
+    occlusion: Float[Array, "H W"]
     detail_vertices: Float[Array, "V"]
     detail_size: int = static(default=DETAIL_SIZE)
 
@@ -113,14 +121,15 @@ class TexturedModel:
         return {**self.shape.prior(params), "albedo": self.albedo.prior(params["albedo"]), "light": light}
 
     def bounds(self) -> Mapping[str, tuple[Any, Any]]:
-        return {**self.shape.bounds(), "albedo": self.albedo.bounds()}
+        limit = jnp.full((self.detail_size, self.detail_size), DISPLACEMENT_LIMIT, self.shape.mean.dtype)
+        return {**self.shape.bounds(), "albedo": self.albedo.bounds(), "detail_shape": (-limit, limit)}
 
     def with_samples(self, name: str) -> TexturedModel:
         return replace(self, shape=self.shape.with_samples(name))
 
 
-def textured_model(shape: LinearModel, albedo: Any) -> TexturedModel:
-    """A textured model from a shape model and an albedo model over its UVs."""
+def textured_model(shape: LinearModel, albedo: Any, occlusion: np.ndarray | None = None) -> TexturedModel:
+    """A textured model from a shape model and an albedo model over its UVs; ``occlusion`` (H, W) default none."""
     triangles, uv_triangles = np.asarray(shape.triangles), np.asarray(shape.uv_triangles)
     vertex_uv = np.zeros((shape.n_vertices, 2), np.float32)
     vertex_uv[triangles.reshape(-1)] = np.asarray(shape.uv)[uv_triangles.reshape(-1)]
@@ -129,9 +138,11 @@ def textured_model(shape: LinearModel, albedo: Any) -> TexturedModel:
     movable[triangles[region == 0].reshape(-1)] = 1
     movable[triangles[region != 0].reshape(-1)] = 0
     dtype = shape.mean.dtype
-    return TexturedModel(
-        shape, albedo, jnp.asarray(vertex_uv, dtype), jnp.asarray(face_map(shape), dtype), jnp.asarray(movable, dtype)
-    )
+    size = albedo.shape[0]
+    skin, face = face_maps(shape, size)
+    shadow = np.ones_like(skin) if occlusion is None else occlusion
+    maps = [jnp.asarray(x, dtype) for x in (vertex_uv, skin, face, shadow, movable)]
+    return TexturedModel(shape, albedo, maps[0], maps[1], maps[2], maps[3], maps[4])
 
 
 def load_textured(name: str = "embedded", level: int = 1, sample_sets: Iterable[str] | None = None) -> TexturedModel:
@@ -142,7 +153,7 @@ def load_textured(name: str = "embedded", level: int = 1, sample_sets: Iterable[
     """
     if name != "embedded":
         raise BasisError(f"textured model {name!r}: only 'embedded' has an albedo model; see fitjax.model.textured.textured_model")
-    return textured_model(load_basis(name, level, sample_sets=sample_sets), default_albedo())
+    return textured_model(load_basis(name, level, sample_sets=sample_sets), default_albedo(), default_occlusion())
 
 
 #: MediaPipe's face oval, in order.
@@ -152,8 +163,9 @@ FACE_OVAL = (
 )  # fmt: skip
 
 
-def face_map(shape: LinearModel, size: int = DETAIL_SIZE) -> np.ndarray:
-    """(size, size) float32: 1 on texels of skin inside the face oval, fading over a few texels; from the model's own landmarks.
+def face_maps(shape: LinearModel, size: int = DETAIL_SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Two maps (size, size) float32: 1 on texels of skin inside the face oval, fading over a few texels, from the model's own landmarks; and the same
+    with all that is no skin (eyes, teeth, the mouth's inside).
 
     Without ``mediapipe478`` all skin counts.
     """
@@ -167,12 +179,18 @@ def face_map(shape: LinearModel, size: int = DETAIL_SIZE) -> np.ndarray:
     for triangle in uv_triangles[np.asarray(shape.triangle_region) == 0]:
         draw.polygon(pixels(uv[triangle]), fill=255)
     skin = np.asarray(texels, np.float32) / 255
+    inner = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(inner)
+    for triangle in uv_triangles[np.asarray(shape.triangle_region) != 0]:
+        draw.polygon(pixels(uv[triangle]), fill=255)
+    others = np.asarray(inner, np.float32) / 255
     if "mediapipe478" not in shape.sample_library:
-        return skin
+        return skin, np.maximum(skin, others)
     samples = shape.sample_library["mediapipe478"]
     corners = uv[uv_triangles[np.asarray(samples.triangle)]]
     points = (corners * np.asarray(samples.barycentric)[..., None]).sum(1)
     oval = Image.new("L", (size, size))
     ImageDraw.Draw(oval).polygon(pixels(points[list(FACE_OVAL)]), fill=255)
     soft = oval.filter(ImageFilter.GaussianBlur(size / 128))
-    return skin * np.asarray(soft, np.float32) / 255
+    face = skin * np.asarray(soft, np.float32) / 255
+    return face, np.maximum(face, others)

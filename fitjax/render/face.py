@@ -30,7 +30,7 @@ class RenderedFace(NamedTuple):
     Attributes:
         pixel: (P,) row · width + column. covered: (P,). triangle: (P,).
         uv: (P, 2). normal: (P, 3) camera axes. albedo, colour: (P, 3) linear light.
-        trusted: (P,) the model's face map at each pixel.
+        trusted, detailed: (P,) the model's face map and detail map at each pixel.
     """
 
     pixel: Int[Array, "P"]
@@ -41,6 +41,7 @@ class RenderedFace(NamedTuple):
     albedo: Float[Array, "P 3"]
     colour: Float[Array, "P 3"]
     trusted: Float[Array, "P"]
+    detailed: Float[Array, "P"]
 
 
 def vertices_in_crop(prediction: Prediction, shape: Version = "full") -> tuple[Array, Array]:
@@ -78,6 +79,8 @@ def render_face(
     uv = interpolate(mesh.uv, mesh.uv_triangles, where)
     maps = prediction.face.albedo if albedo == "full" else prediction.face.proxy_albedo
     reflectance = sample_texture(maps, uv)
-    colour = shade(reflectance, normal, light_from_code(prediction.params["light"]))
-    trusted = sample_texture(mesh.face_map[..., None], uv)[..., 0]
-    return RenderedFace(pixels.pixel, where.covered, where.triangle, uv, normal, reflectance, colour, trusted)
+    maps = sample_texture(jnp.stack([mesh.occlusion, mesh.face_map, mesh.detail_map], -1), uv)
+    colour = shade(reflectance, normal, light_from_code(prediction.params["light"])) * maps[..., :1]
+    return RenderedFace(
+        pixels.pixel, where.covered, where.triangle, uv, normal, reflectance, colour, maps[..., 1], maps[..., 2]
+    )

@@ -17,7 +17,7 @@ from fitjax.geometry.rotation import safe_normalise
 from fitjax.geometry.surface import vertex_normals
 from fitjax.model.light_prior import light_from_code
 from fitjax.prediction import Prediction
-from fitjax.pytree import pytree
+from fitjax.pytree import pytree, replace
 from fitjax.render.face import RenderedFace, Version, vertices_in_crop
 from fitjax.render.interpolate import CoveredPixels, Fragments, fragments, interpolate
 from fitjax.render.lighting import shade
@@ -34,8 +34,9 @@ class FrozenPixels:
 
     Attributes:
         pixel: (P,) row · width + column; ``used`` (P,) which places hold one; ``triangle`` (P,) what it shows.
-        uv: (P, 2) where. trusted: (P,) the model's face map there.
-        albedo: the albedo model at ``uv``. slope, proxy_slope: (P, 3, 2) change of the full and of the proxy albedo per unit of UV.
+        uv: (P, 2) where. trusted, detailed, occlusion: (P,) the model's maps there.
+        albedo: the albedo model at ``uv``. slope, proxy_slope: (P, 3, 2) change of the full and of the proxy albedo, darkened by occlusion, per
+            unit of UV.
     """
 
     pixel: Int[Array, "P"]
@@ -43,6 +44,8 @@ class FrozenPixels:
     triangle: Int[Array, "P"]
     uv: Float[Array, "P 2"]
     trusted: Float[Array, "P"]
+    detailed: Float[Array, "P"]
+    occlusion: Float[Array, "P"]
     albedo: Any
     slope: Float[Array, "P 3 2"]
     proxy_slope: Float[Array, "P 3 2"]
@@ -77,21 +80,23 @@ def freeze_face(prediction: Prediction, albedo_model: Any, triangle_id: Int[Arra
     perspective = prediction.camera.kind == "perspective"
     everywhere = fragments(image, mesh.triangles, triangle_id, perspective=perspective)
     uv = interpolate(mesh.uv, mesh.uv_triangles, everywhere).reshape(-1, 2)
-    trusted = sample_texture(mesh.face_map[..., None], uv)[:, 0]
+    maps = sample_texture(jnp.stack([mesh.face_map, mesh.detail_map, mesh.occlusion], -1), uv)
     ids = triangle_id.reshape(-1)
     capacity = max(1, int(READ_PART * ids.size))
-    pixel, used = _select((ids >= 0) & (trusted > 0), capacity)
-    uv = uv[pixel]
+    pixel, used = _select((ids >= 0) & (maps[:, 1] > 0), capacity)
+    uv, maps = uv[pixel], jnp.where(used[:, None], maps[pixel], 0)
     face = prediction.face
     return FrozenPixels(
         pixel,
         used,
         jnp.maximum(ids[pixel], 0),
         uv,
-        jnp.where(used, trusted[pixel], 0),
+        maps[:, 0],
+        maps[:, 1],
+        maps[:, 2],
         albedo_model.at(uv),
-        _slopes(face.albedo, uv),
-        _slopes(face.proxy_albedo, uv),
+        _slopes(face.albedo * mesh.occlusion[..., None], uv),
+        _slopes(face.proxy_albedo * mesh.occlusion[..., None], uv),
     )
 
 
@@ -110,13 +115,14 @@ class _Surface:
         self.uv = interpolate(mesh.uv, mesh.uv_triangles, where)
 
 
-def _albedo(prediction: Prediction, frozen: FrozenPixels, uv: Array, version: Version) -> Float[Array, "P 3"]:
+def _reflected(prediction: Prediction, frozen: FrozenPixels, uv: Array, version: Version) -> Float[Array, "P 3"]:
+    """Albedo times occlusion where the pixels are now."""
     value = frozen.albedo.decode(prediction.params["albedo"])
     if version == "full" and "detail_albedo" in prediction.params:
         value = value * jnp.exp(sample_texture(prediction.params["detail_albedo"], frozen.uv))
     moved = jnp.where(frozen.used[:, None], uv - frozen.uv, 0)
     slope = frozen.slope if version == "full" else frozen.proxy_slope
-    return value + slope[..., 0] * moved[:, :1] + slope[..., 1] * moved[:, 1:]
+    return value * frozen.occlusion[:, None] + slope[..., 0] * moved[:, :1] + slope[..., 1] * moved[:, 1:]
 
 
 def render_frozen(
@@ -124,15 +130,25 @@ def render_frozen(
     frozen: FrozenPixels,
     triangle_id: Int[Array, "H W"],
     pairs: tuple[tuple[Version, Version], ...] = (("full", "full"),),
+    hold_shape: bool = False,
 ) -> tuple[RenderedFace, ...]:
-    """The pixels of ``frozen`` shaded, once per pair (version of the shape, version of the albedo)."""
+    """The pixels of ``frozen`` shaded, once per pair (version of the shape, version of the albedo).
+
+    Args:
+        hold_shape: the surface is data: gradients reach albedo and light alone.
+    """
     light = light_from_code(prediction.params["light"])
+    if hold_shape:
+        shown = jax.lax.stop_gradient((prediction.face, prediction.R_camera_head, prediction.t_camera_head, prediction.camera))
+        face, rotation, translation, camera = shown
+        held = replace(prediction, face=face, R_camera_head=rotation, t_camera_head=translation, camera=camera)
+        prediction = held
     shapes = {s: _Surface(prediction, frozen, triangle_id, s) for s in dict.fromkeys(s for s, _ in pairs)}
     faces = []
     for shape, version in pairs:
         surface = shapes[shape]
-        albedo = _albedo(prediction, frozen, surface.uv, version)
-        colour = shade(albedo, surface.normal, light)
+        reflected = _reflected(prediction, frozen, surface.uv, version)
+        colour = shade(reflected, surface.normal, light)
         faces.append(
             RenderedFace(
                 frozen.pixel,
@@ -140,9 +156,10 @@ def render_frozen(
                 surface.where.triangle,
                 surface.uv,
                 surface.normal,
-                albedo,
+                reflected / jnp.maximum(frozen.occlusion, 0.05)[:, None],
                 colour,
                 frozen.trusted,
+                frozen.detailed,
             )
         )
     return tuple(faces)
