@@ -56,7 +56,7 @@ def x64():
 
 @pytest.mark.parametrize("plan", [None, CPU, CHUNKS, ACCELERATOR])
 def test_equals_the_definition(plan, x64):
-    for seed, n in ((0, 45), (1, 64), (2, 8)):
+    for seed, n in ((0, 45), (2, 8)):
         anchors, points, weight = sets(seed, n)
         found = compiled(anchors, points, weight, plan=plan)
         assert found.dtype == np.float64

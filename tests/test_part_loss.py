@@ -97,7 +97,7 @@ def test_number_of_anchors_and_points_does_not_matter(smiling):
     loss, params = fj.part_reprojection(), shifted(truth, 0.01)
     place = crop_placement(observation)
     expected = cost_of(loss, model, params, observation)
-    for options in ({"anchors": 4}, {"anchors": 16}, {"points": 300}, {"points": 3000}):
+    for options in ({"anchors": 4, "points": 3000}, {"anchors": 16, "points": 300}):
         other = fj.with_parts(observation, labels, "fitjax", image_from_labels=place, **options)
         assert cost_of(loss, model, params, other) == pytest.approx(expected, rel=0.04), options
 
@@ -120,7 +120,9 @@ def test_anchors_of_the_loss(smiling):
     params = shifted(truth, 0.01)
     expected = cost_of(fj.part_reprojection(), model, params, observation)
     assert cost_of(fj.part_reprojection(anchors=8), model, params, observation) == expected
-    assert cost_of(fj.part_reprojection(anchors=16), model, params, observation) == pytest.approx(expected, rel=0.03)
+    eyes = ("right_eye", "nose")
+    few = cost_of(fj.part_reprojection(eyes, anchors=16), model, params, observation)
+    assert few == pytest.approx(cost_of(fj.part_reprojection(eyes), model, params, observation), rel=0.05)
     own = np.asarray(observation.parts.anchors)
     assert cost_of(fj.part_reprojection(anchors=own), model, params, observation) == pytest.approx(expected, rel=1e-4)
 
