@@ -199,7 +199,7 @@ def test_a_parser_plugs_in(observation):
 def disc(count: int, seed: int, dense_half: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Points of a disc of radius 0.1, and the area that each stands for; with a half of it nine times as dense as the other."""
     rng = np.random.default_rng(seed)
-    many = rng.uniform(-0.1, 0.1, (25_000, 2))
+    many = rng.uniform(-0.1, 0.1, (14_000, 2))
     many = many[np.linalg.norm(many, axis=1) < 0.1]
     if not dense_half:
         return choose_points(many, count)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fitjax.errors import FitjaxError
+from fitjax.geometry.rotation import safe_normalise
 from fitjax.losses.core import Loss, Residuals, residual
 from fitjax.losses.robust import make_kernel
 from fitjax.observation.observation import Observation
@@ -33,6 +34,13 @@ PHOTOMETRIC_WEIGHT = 1.8
 #: Window (pixels of the crop) over which residuals are averaged to find what hides the face, and how many medians count as too much.
 _WINDOW = 9
 _TOO_MUCH = 2.5
+
+#: Window in which an untrusted spot may be a feature of the face, and the share of trusted skin around it from which on it is one.
+_SPOT = 25
+_AMID_SKIN = (0.45, 0.65)
+
+#: Cosine to the view below which a residual map reads nothing, and above which it reads fully.
+_GRAZING = (0.15, 0.4)
 
 #: Least spread of residuals, sRGB: noise and compression of a photo.
 NOISE = 0.01
@@ -146,7 +154,24 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     # The residual's norm over three channels is √3 times one channel's. Below two per cent nothing is an occluder.
     spread = jnp.maximum(middle / np.sqrt(3), NOISE)
     too_much = _TOO_MUCH * jnp.maximum(middle, 0.02)
-    hidden = 1 / (1 + (mean / too_much) ** 4)
+    shown = 1 / (1 + (mean / too_much) ** 4)
+    # Small spots amid trusted skin are nostrils, brows and corners of eyes, which no model gets quite right, not things in front of the face.
+    wide = box_mean(picture(weight * shown), _SPOT) / jnp.maximum(box_mean(picture(weight), _SPOT), 1e-3)
+    shown = jnp.maximum(shown, _ramp(wide.reshape(-1)[face.pixel], *_AMID_SKIN))
     # Of eyes and mouth the model knows too little to say that something hides them.
-    inner = jnp.maximum(face.detailed - face.trusted, 0) * obs.image_valid.reshape(-1)[face.pixel] * face.covered
-    return PixelTrust(weight * hidden, weight * hidden + inner, spread)
+    seen = obs.image_valid.reshape(-1)[face.pixel] * face.covered
+    inner = jnp.maximum(face.detailed - face.trusted, 0) * seen
+    # At the outline a pixel shows as much of what lies behind, and a texel gets few pixels; a residual painted there would smear.
+    return PixelTrust(weight * shown, (weight * shown + inner) * _ramp(_facing(pred, face), *_GRAZING), spread)
+
+
+def _ramp(x: Array, low: float, high: float) -> Array:
+    """0 below ``low``, 1 above ``high``, smooth between."""
+    t = jnp.clip((x - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _facing(pred: Prediction, face: RenderedFace) -> Float[Array, "P"]:
+    """Cosine between the normal and the direction to the camera, about as at the head's middle."""
+    towards = safe_normalise(-pred.t_camera_head)
+    return jnp.matmul(face.normal, towards, precision="highest")
