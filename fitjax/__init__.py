@@ -85,6 +85,8 @@ __all__ = [
     "part_reprojection",
     "photo_from_array",
     "photometric",
+    "photometric_losses",
+    "photometric_stages",
     "prior",
     "read_landmarks",
     "read_photo",
@@ -99,7 +101,7 @@ __all__ = [
 #: Where the public names live. They load on first use (PEP 562), so that ``fitjax --help`` does not wait for JAX.
 _HOME = {
     "fitjax.errors": "BasisError DetectionError FitError FitjaxError ImageError LandmarkError ParamsError",
-    "fitjax.fit": "Solution default_losses default_stages fit fit_batch fit_shared",
+    "fitjax.fit": "Solution default_losses default_stages fit fit_batch fit_shared photometric_losses photometric_stages",
     "fitjax.geometry.camera": "Camera camera_from_K make_camera",
     "fitjax.image.photo": "Photo photo_from_array read_photo",
     "fitjax.landmark_files": "read_landmarks",

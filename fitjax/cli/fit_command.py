@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,34 @@ from fitjax.files.atomic import WriteError
 from fitjax.files.params import load_params
 from fitjax.files.result import write_result
 from fitjax.fit import Solution, default_losses, default_stages, fit_batch
-from fitjax.model.linear import LinearModel
-from fitjax.model.load import load_basis
+from fitjax.fit.photometric import Depth, photometric_losses, photometric_stages
+from fitjax.losses.core import Loss
+from fitjax.model.load import EMBEDDED, load_basis
 from fitjax.model.params import check_params
+from fitjax.model.textured import load_textured
 from fitjax.observation.observation import Observation, neutral_observation
+from fitjax.solve.stages import Stage
 
 #: One compiled program serves every batch; a single photo is a batch of one.
 SINGLE = 1
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How far to go, and how fast."""
+
+    until: Depth
+    fast: bool
+
+    @property
+    def pixels(self) -> bool:
+        return self.until != "landmarks"
+
+    def losses(self, observation: Observation) -> dict[str, Loss]:
+        return photometric_losses(observation) if self.pixels else default_losses(observation)
+
+    def stages(self, observation: Observation) -> list[Stage]:
+        return photometric_stages(observation, self.until, self.fast) if self.pixels else default_stages(observation)
 
 
 class _Clock:
@@ -62,7 +84,7 @@ def run_fit(options: Fit, began: float | None = None) -> int:
             f"--landmarks {options.landmarks}: one file for {len(photos)} photos; give a folder of files"
         )
     loading = time.perf_counter()
-    model = load_basis(options.model, int(options.level))
+    model, until = _model(options)
     start = None if options.start is None else _load_start(options.start, model)
     clock.once["load_model"] = time.perf_counter() - loading
     single = len(photos) == 1 and not options.all_faces
@@ -83,12 +105,26 @@ def run_fit(options: Fit, began: float | None = None) -> int:
         def more_faces(extra: int) -> None:
             progress.update(task, total=(progress.tasks[task].total or 0) + extra)
 
-        for batch in _batches(options, photos, detector, size, more_faces):
-            for row in _fit_batch(batch, size, model, start, options.out, detector, clock):
+        recipe = _Recipe(until, options.fast)
+        for batch in _batches(options, photos, detector, size, recipe.pixels, more_faces):
+            for row in _fit_batch(batch, size, model, recipe, start, options.out, detector, clock):
                 rows.append(row)
                 progress.advance(task)
     print_summary(rows)
     return OK if all(row.error is None for row in rows) else SOME_FAILED
+
+
+def _model(options: Fit) -> tuple[Any, Depth]:
+    """The model, with albedo where pixels are to be fitted, and the last stage.
+
+    Raises:
+        BasisError: no such model, or pixels are asked of one that has no albedo.
+    """
+    textured = options.model == EMBEDDED
+    until: Depth = options.stages or ("detail" if textured else "landmarks")
+    if until == "landmarks":
+        return load_basis(options.model, int(options.level)), until
+    return load_textured(options.model, int(options.level)), until
 
 
 def _check(options: Fit) -> None:
@@ -126,7 +162,7 @@ def _output_folder(out: Path) -> Iterator[None]:
                 break
 
 
-def _load_start(path: Path, model: LinearModel) -> dict[str, Any]:
+def _load_start(path: Path, model: Any) -> dict[str, Any]:
     """Saved parameters that match the model.
 
     Raises:
@@ -148,7 +184,12 @@ def _progress(count: int) -> Progress:
 
 
 def _batches(
-    options: Fit, photos: list[Path], detector: Detector | None, size: int, more_faces: Callable[[int], None]
+    options: Fit,
+    photos: list[Path],
+    detector: Detector | None,
+    size: int,
+    pixels: bool,
+    more_faces: Callable[[int], None],
 ) -> Iterator[list[Job]]:
     """Jobs in input order, ``size`` at a time; a failed photo keeps its slot."""
     pending: list[Job] = []
@@ -163,6 +204,7 @@ def _batches(
                 all_faces=options.all_faces,
                 camera_kind=options.camera,
                 focal=options.focal,
+                pixels=pixels,
             )
         )
         more_faces(len(jobs) - 1)
@@ -175,7 +217,14 @@ def _batches(
 
 
 def _fit_batch(
-    batch: list[Job], size: int, model: LinearModel, start: Any, out: Path, detector: Detector | None, clock: _Clock
+    batch: list[Job],
+    size: int,
+    model: Any,
+    recipe: _Recipe,
+    start: Any,
+    out: Path,
+    detector: Detector | None,
+    clock: _Clock,
 ) -> Iterator[Row]:
     """Fit one batch of fixed size, write its results, and give its rows in order."""
     # Landmark files may hold different sets; each kind of observation is one batch of the same fixed size.
@@ -196,8 +245,8 @@ def _fit_batch(
             solutions = fit_batch(
                 observations,
                 model=model,
-                losses=default_losses(template),
-                stages=default_stages(template),
+                losses=recipe.losses(template),
+                stages=recipe.stages(template),
                 start=_repeat(start, size),
             )
         except FitjaxError as error:
@@ -218,7 +267,7 @@ def _repeat(start: Any, size: int) -> Any:
     """The same start for every slot; the pose belongs to another photo and is found anew."""
     if start is None:
         return None
-    codes = {k: v for k, v in start.items() if k in ("identity", "expression")}
+    codes = {k: v for k, v in start.items() if k in ("identity", "expression", "albedo")}
     return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (size, *jnp.shape(x))), codes)
 
 

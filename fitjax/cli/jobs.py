@@ -16,6 +16,7 @@ from fitjax.files.result import check_result_folder
 from fitjax.geometry.camera import CameraKind
 from fitjax.image.photo import Photo, read_photo
 from fitjax.landmark_files import read_landmarks
+from fitjax.observation.crop import with_image
 from fitjax.observation.observation import Observation
 from fitjax.observation.observe import observe_detected, observe_landmarks, photo_camera
 
@@ -117,8 +118,13 @@ def make_jobs(
     all_faces: bool,
     camera_kind: CameraKind,
     focal: float | None,
+    pixels: bool = False,
 ) -> Iterator[Job]:
-    """The faces of one photo; exactly one failed job if it cannot be used, or its result could not be written."""
+    """The faces of one photo; exactly one failed job if it cannot be used, or its result could not be written.
+
+    Args:
+        pixels: observations get a crop of the photo.
+    """
     began = time.perf_counter()
     try:
         if not all_faces:
@@ -134,6 +140,9 @@ def make_jobs(
         if all_faces:
             for i in range(len(observations)):
                 check_result_folder(out / f"{name}_face{i + 1}")
+        if pixels:
+            kept = observations if all_faces else observations[:1]
+            observations = [with_image(o, photo) for o in kept] + observations[len(kept) :]
         timings = {"read": read - began, "detect": time.perf_counter() - read}
     except FitjaxError as error:
         yield Job(path, name, error=str(error), timings={"read": time.perf_counter() - began})

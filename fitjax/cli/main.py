@@ -35,6 +35,11 @@ class Fit:
     """Your own landmarks (.pts, .npy, .json) for one photo, or a folder with <stem>.pts/.npy/.json for each."""
     model: str = "embedded"
     """Name of a model (see `fitjax info`) or path of a basis file."""
+    stages: Literal["landmarks", "photometric", "detail"] | None = None
+    """How far to go: landmarks; then pose, shape, albedo and light on the pixels (photometric); then residual maps of shape and albedo (detail). Default
+    detail, or landmarks for a model without albedo."""
+    fast: bool = False
+    """Coarser pixels and fewer steps, about a third of the time."""
     level: Literal["0", "1", "2"] = "1"
     """Mesh density: how often the stored mesh is subdivided."""
     camera: Literal["perspective", "weak_perspective"] = "perspective"

@@ -13,6 +13,7 @@ import numpy as np
 
 from fitjax.errors import FitError
 from fitjax.fit.defaults import default_losses, default_stages
+from fitjax.fit.photometric import photometric_losses, photometric_stages
 from fitjax.fit.run import faces_one_by_one, finish, initial_params, run_batch, run_joint, run_one
 from fitjax.fit.solution import Solution, make_solution, raise_if_failed
 from fitjax.losses.core import Loss
@@ -21,6 +22,7 @@ from fitjax.model.load import load_basis
 from fitjax.model.params import Params, check_params
 from fitjax.model.protocol import Model
 from fitjax.observation.observation import Observation, stack_observations
+from fitjax.prediction import mesh_of
 from fitjax.pytree import replace
 from fitjax.solve.objective import Problem
 from fitjax.solve.sharing import Level, make_sharing
@@ -52,7 +54,8 @@ def fit(
     Args:
         image_or_observation: an :class:`Observation`; or a path, a :class:`fitjax.Photo` or an RGB array, in which the largest face is detected.
         model: default the embedded basis. losses: named losses, default landmarks and priors. stages: default one stage of
-            Levenberg-Marquardt over pose, identity and expression.
+            Levenberg-Marquardt over pose, identity and expression. With a textured model and pixels (a photo, or an observation from
+            :func:`fitjax.with_image`) :func:`fitjax.photometric_losses` and :func:`fitjax.photometric_stages` instead.
         start: parameters to start from, e.g. those of an earlier solution; groups that are absent start at the mean (a missing pose in closed form).
         callback: called after every step; slower, because each step returns to Python.
         throw: raise when the fit fails; False returns the solution with its status.
@@ -67,12 +70,15 @@ def fit(
         observation = image_or_observation
     else:
         # Imported here: a fit of given landmarks needs neither images nor a detector.
-        from fitjax.observation.observe import observe
+        from fitjax.observation.crop import with_image
+        from fitjax.observation.observe import as_photo, observe
 
-        observation, warnings = observe(image_or_observation)
+        photo = as_photo(image_or_observation)
+        observation, warnings = observe(photo)
+        if model is not None and mesh_of(model) is not None:
+            observation = with_image(observation, photo)
     model = default_model() if model is None else model
-    losses = default_losses(observation) if losses is None else dict(losses)
-    chosen = default_stages(observation) if stages is None else list(stages)
+    losses, chosen = _defaults(model, observation, losses, stages)
     _check(model, observation, losses, chosen, start)
     began = time.perf_counter()
     if callback is None:
@@ -106,8 +112,7 @@ def fit_batch(
             return []
         observations = stack_observations(observations)
     model = default_model() if model is None else model
-    losses = default_losses(observations) if losses is None else dict(losses)
-    chosen = default_stages(observations) if stages is None else list(stages)
+    losses, chosen = _defaults(model, observations, losses, stages)
     began = time.perf_counter()
     outcome = jax.device_get(run_batch(model, observations, losses, chosen, start, faces_one_by_one()))
     seconds = time.perf_counter() - began
@@ -170,6 +175,19 @@ def fit_shared(
         )
         solutions.append(make_solution(one, model, observation, losses, chosen, seconds / len(observations)))
     return solutions
+
+
+def _defaults(
+    model: Model, observation: Observation, losses: Mapping[str, Loss] | None, stages: Sequence[Stage] | None
+) -> tuple[dict[str, Loss], list[Stage]]:
+    """What was asked for, else what suits the model and the observation."""
+    pixels = observation.image is not None and mesh_of(model) is not None
+    if losses is None:
+        losses = photometric_losses(observation) if pixels else default_losses(observation)
+        if stages is None:
+            stages = photometric_stages(observation) if pixels else default_stages(observation)
+    # Losses of the caller's own are for stages that use all losses.
+    return dict(losses), default_stages(observation) if stages is None else list(stages)
 
 
 def _check(

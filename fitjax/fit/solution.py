@@ -22,6 +22,10 @@ from fitjax.solve.stages import Stage
 from fitjax.solve.status import Status
 
 
+#: Groups that no landmark knows anything of.
+APPEARANCE = ("albedo", "light", "detail_albedo", "detail_shape")
+
+
 @dataclass(frozen=True)
 class Solution:
     """One fitted face.
@@ -111,9 +115,15 @@ class Solution:
         return {k: float(v[0] if before else v[-1]) for k, v in table.items()}
 
     def covariance(self, noise_pixels: float | None = None) -> Covariance:
-        """Uncertainty from the Gauss-Newton Hessian at the solution; see :func:`fitjax.fit.covariance.covariance`."""
-        free = tuple(g for g, v in self.stages[-1].free.items() if np.any(np.asarray(jax.tree.leaves(v)) != 0))
-        return covariance(self.model, self.observation, self.losses, self.params, free, noise_pixels)
+        """Uncertainty from the Gauss-Newton Hessian at the solution; see :func:`fitjax.fit.covariance.covariance`.
+
+        Of a fit to pixels it is what the landmarks alone would leave open: the errors of neighbouring pixels go together, and intervals that took
+        them for independent would be far too narrow.
+        """
+        losses = {k: v for k, v in self.losses.items() if v.kind != "value" and not dict(v.options).get("reads_pixels", False)}
+        stage = next((s for s in reversed(self.stages) if "pose" in s.free), self.stages[-1])
+        free = tuple(g for g, v in stage.free.items() if g not in APPEARANCE and np.any(np.asarray(jax.tree.leaves(v)) != 0))
+        return covariance(self.model, self.observation, losses, self.params, free, noise_pixels)
 
     def with_warnings(self, *warnings: str) -> Solution:
         return replace(self, warnings=(*self.warnings, *warnings))

@@ -42,6 +42,9 @@ _AMID_SKIN = (0.45, 0.65)
 #: Cosine to the view below which a residual map reads nothing, and above which it reads fully.
 _GRAZING = (0.15, 0.4)
 
+#: Mean weight around a pixel from which on a residual map begins to read it, and reads it fully.
+_WELL_INSIDE = (0.5, 0.85)
+
 #: Least spread of residuals, sRGB: noise and compression of a photo.
 NOISE = 0.01
 
@@ -89,6 +92,7 @@ def _photometric(
     region: Region,
     hold_shape: bool,
     reads_pixels: bool,
+    visible_sets: tuple[str, ...],
 ) -> Residuals:
     (face,) = _rendered(pred, obs, ((shape, albedo),), hold_shape)
     assert pred.frozen is not None and pred.frozen.pixels is not None
@@ -119,7 +123,7 @@ def photometric(
         hold_shape: the surface is data; the loss moves albedo and light alone.
         robust_scale: where the Charbonnier kernel turns from square to absolute, in spreads.
     """
-    loss = _make(shape=shape, albedo=albedo, region=region, hold_shape=hold_shape, reads_pixels=True)
+    loss = _make(shape=shape, albedo=albedo, region=region, hold_shape=hold_shape, reads_pixels=True, visible_sets=())
     return replace(loss, weight=np.float32(PHOTOMETRIC_WEIGHT), kernel=make_kernel("charbonnier", robust_scale))
 
 
@@ -161,8 +165,10 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     # Of eyes and mouth the model knows too little to say that something hides them.
     seen = obs.image_valid.reshape(-1)[face.pixel] * face.covered
     inner = jnp.maximum(face.detailed - face.trusted, 0) * seen
-    # At the outline a pixel shows as much of what lies behind, and a texel gets few pixels; a residual painted there would smear.
-    return PixelTrust(weight * shown, (weight * shown + inner) * _ramp(_facing(pred, face), *_GRAZING), spread)
+    # At the outline, and beside what hides the face, a pixel shows as much of that, and a texel gets few pixels; a residual painted there would smear.
+    detail = (weight * shown + inner) * _ramp(_facing(pred, face), *_GRAZING)
+    inside = box_mean(picture(detail), _WINDOW).reshape(-1)[face.pixel]
+    return PixelTrust(weight * shown, detail * _ramp(inside, *_WELL_INSIDE), spread)
 
 
 def _ramp(x: Array, low: float, high: float) -> Array:
