@@ -141,7 +141,7 @@ class PosedHead(NamedTuple):
 
     Attributes:
         camera_space: (V, 3) metres. pixels: (V, 2) of the photo. light: (9, 3).
-        mesh, albedo: as they are. perspective: the kind of camera.
+        mesh: as it is. albedo: (H, W, 3) times occlusion. perspective: the kind of camera.
     """
 
     camera_space: np.ndarray
@@ -167,7 +167,8 @@ def pose_head(prediction: Prediction, shape: Version = "full", albedo: Version =
     camera_space, pixels, light = (
         np.asarray(x) for x in _pose(prediction, face.vertices if shape == "full" else face.proxy_vertices)
     )
-    maps = face.albedo if albedo == "full" else face.proxy_albedo
+    maps = np.asarray(face.albedo if albedo == "full" else face.proxy_albedo)
+    maps = maps * np.asarray(prediction.mesh.occlusion)[..., None]
     return PosedHead(camera_space, pixels, light, prediction.mesh, maps, prediction.camera.kind == "perspective")
 
 

@@ -34,7 +34,7 @@ class TextureMaps(NamedTuple):
     """Maps in the texture of the model, row 0 = top; NumPy arrays.
 
     Attributes:
-        albedo: (S, S, 3) linear light. confidence: (S, S) 0 to 1, how well the photo shows the texel.
+        albedo: (S, S, 3) linear light, times occlusion. confidence: (S, S) 0 to 1, how well the photo shows the texel.
         completed: (H, W, 3) albedo at the size of the model's maps: fitted and completed, not sharpened.
     """
 
@@ -86,7 +86,8 @@ def texture_maps(
     assert mesh is not None
     points = uv_points(np.asarray(mesh.uv), np.asarray(mesh.uv_triangles), _GEOMETRY_SIZE)
     confidence = np.asarray(_confidence(prediction, triangle_id, pixel_weight, points.triangle, points.barycentric))
-    proxy = np.asarray(face.proxy_albedo)
+    # Seen elsewhere, a texture has not our shading: what light cannot reach is painted dark.
+    proxy = np.asarray(face.proxy_albedo) * np.asarray(mesh.occlusion)[..., None]
     map_size = proxy.shape[0]
     if "detail_albedo" not in prediction.params:
         return TextureMaps(_enlarged(proxy, size), _enlarged(confidence, size), proxy)
@@ -139,7 +140,8 @@ def _finest_detail(
     part = photo_rgb[top : int(y.max()) + 2 * block + 1, left : int(x.max()) + 2 * block + 1]
     reduced = linear_from_srgb(np.asarray(Image.fromarray(part).reduce(block), np.float32) / 255)
     places = np.stack([(y - top + 0.5) / block - 0.5, (x - left + 0.5) / block - 0.5])
-    fitted = np.asarray(prediction.face.albedo)
+    assert prediction.mesh is not None
+    fitted = np.asarray(prediction.face.albedo * prediction.mesh.occlusion[..., None])
     for k in range(3):
         photographed = map_coordinates(reduced[..., k], places, order=1, mode="nearest")
         lit = _enlarged(shading[..., k], size)[shown]
