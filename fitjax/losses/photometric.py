@@ -68,8 +68,7 @@ def _rendered(
     assert pred.frozen is not None
     if pred.frozen.face is None:
         raise FitjaxError("photometric loss: nothing was rasterised; this is a loss without the option reads_pixels=True")
-    assert pred.frozen.triangle_id is not None
-    return render_frozen(pred, pred.frozen.face, pred.frozen.triangle_id, pairs, hold_shape)
+    return render_frozen(pred, pred.frozen.face, obs.image.shape[1], pairs, hold_shape)
 
 
 def compare(face: RenderedFace, obs: Observation) -> Float[Array, "P 3"]:

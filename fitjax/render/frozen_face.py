@@ -19,13 +19,13 @@ from fitjax.model.light_prior import light_from_code
 from fitjax.prediction import Prediction
 from fitjax.pytree import pytree, replace
 from fitjax.render.face import RenderedFace, Version, vertices_in_crop
-from fitjax.render.interpolate import CoveredPixels, Fragments, fragments, interpolate
+from fitjax.render.interpolate import fragments, fragments_of_corners, interpolate
 from fitjax.render.lighting import shade
 from fitjax.render.raster_classes import compact
 from fitjax.render.texture import sample_texture
 
 #: Most pixels of a crop that losses read, as a part of all. The face fills a third of the default crop; beyond, an even selection is read.
-READ_PART = 0.5
+READ_PART = 0.45
 
 
 @pytree
@@ -33,7 +33,8 @@ class FrozenPixels:
     """The P pixels of a crop that losses read; P is fixed by the crop's size.
 
     Attributes:
-        pixel: (P,) row · width + column; ``used`` (P,) which places hold one; ``triangle`` (P,) what it shows.
+        pixel: (P,) row · width + column; ``used`` (P,) which places hold one; ``triangle`` (P,) what it shows, with the vertices (P, 3) and the UVs
+            (P, 3, 2) of its corners.
         uv: (P, 2) where. trusted, detailed, occlusion: (P,) the model's maps there.
         albedo: the albedo model at ``uv``. slope, proxy_slope: (P, 3, 2) change of the full and of the proxy albedo, darkened by occlusion, per
             unit of UV.
@@ -42,6 +43,8 @@ class FrozenPixels:
     pixel: Int[Array, "P"]
     used: Bool[Array, "P"]
     triangle: Int[Array, "P"]
+    corner: Int[Array, "P 3"]
+    corner_uv: Float[Array, "P 3 2"]
     uv: Float[Array, "P 2"]
     trusted: Float[Array, "P"]
     detailed: Float[Array, "P"]
@@ -84,12 +87,17 @@ def freeze_face(prediction: Prediction, albedo_model: Any, triangle_id: Int[Arra
     ids = triangle_id.reshape(-1)
     capacity = max(1, int(READ_PART * ids.size))
     pixel, used = _select((ids >= 0) & (maps[:, 1] > 0), capacity)
+    # Unused places spread over the mesh: one triangle for all would make the scatter of the gradient wait for itself.
+    spread = jnp.arange(capacity, dtype=jnp.int32) % mesh.triangles.shape[0]
+    triangle = jnp.where(used, jnp.maximum(ids[pixel], 0), spread)
     uv, maps = uv[pixel], jnp.where(used[:, None], maps[pixel], 0)
     face = prediction.face
     return FrozenPixels(
         pixel,
         used,
-        jnp.maximum(ids[pixel], 0),
+        triangle,
+        mesh.triangles[triangle],
+        mesh.uv[mesh.uv_triangles[triangle]],
         uv,
         maps[:, 0],
         maps[:, 1],
@@ -103,16 +111,22 @@ def freeze_face(prediction: Prediction, albedo_model: Any, triangle_id: Int[Arra
 class _Surface:
     """What the pixels show of one version of the shape."""
 
-    def __init__(self, prediction: Prediction, frozen: FrozenPixels, triangle_id: Int[Array, "H W"], shape: Version) -> None:
+    def __init__(self, prediction: Prediction, frozen: FrozenPixels, width: int, shape: Version) -> None:
         mesh = prediction.mesh
         assert mesh is not None
         camera_space, image = vertices_in_crop(prediction, shape)
+        # Positions and normals are gathered together: on a CPU the scatter of their gradients costs as much for six columns as for three.
+        rows = jnp.concatenate([image, vertex_normals(camera_space, mesh.triangles)], 1)
+        corners = tuple(rows[frozen.corner[:, k]] for k in range(3))
+        x, y = frozen.pixel % width, frozen.pixel // width
         perspective = prediction.camera.kind == "perspective"
-        places = CoveredPixels(frozen.pixel, frozen.used, jnp.sum(frozen.used, dtype=jnp.int32))
-        where: Fragments = fragments(image, mesh.triangles, triangle_id, places, perspective=perspective)
-        self.where = where
-        self.normal = safe_normalise(interpolate(vertex_normals(camera_space, mesh.triangles), mesh.triangles, where))
-        self.uv = interpolate(mesh.uv, mesh.uv_triangles, where)
+        places = tuple(c[:, :3] for c in corners)
+        self.where = fragments_of_corners(places, frozen.triangle, x, y, frozen.used, perspective=perspective)
+        weights = [self.where.barycentric[:, k, None] for k in range(3)]
+        first, second, third = (w * c[:, 3:] for w, c in zip(weights, corners))
+        self.normal = safe_normalise(first + second + third)
+        uv = [w * frozen.corner_uv[:, k] for k, w in enumerate(weights)]
+        self.uv = uv[0] + uv[1] + uv[2]
 
 
 def _reflected(prediction: Prediction, frozen: FrozenPixels, uv: Array, version: Version) -> Float[Array, "P 3"]:
@@ -128,13 +142,14 @@ def _reflected(prediction: Prediction, frozen: FrozenPixels, uv: Array, version:
 def render_frozen(
     prediction: Prediction,
     frozen: FrozenPixels,
-    triangle_id: Int[Array, "H W"],
+    width: int,
     pairs: tuple[tuple[Version, Version], ...] = (("full", "full"),),
     hold_shape: bool = False,
 ) -> tuple[RenderedFace, ...]:
     """The pixels of ``frozen`` shaded, once per pair (version of the shape, version of the albedo).
 
     Args:
+        width: of the crop, pixels.
         hold_shape: the surface is data: gradients reach albedo and light alone.
     """
     light = light_from_code(prediction.params["light"])
@@ -143,7 +158,7 @@ def render_frozen(
         face, rotation, translation, camera = shown
         held = replace(prediction, face=face, R_camera_head=rotation, t_camera_head=translation, camera=camera)
         prediction = held
-    shapes = {s: _Surface(prediction, frozen, triangle_id, s) for s in dict.fromkeys(s for s, _ in pairs)}
+    shapes = {s: _Surface(prediction, frozen, width, s) for s in dict.fromkeys(s for s, _ in pairs)}
     faces = []
     for shape, version in pairs:
         surface = shapes[shape]

@@ -102,9 +102,22 @@ def fragments(
         covered = pixels.valid & (ids >= 0)
     # Uncovered places spread over the mesh: one triangle for all would make the scatter of the gradient wait for itself.
     triangle = lax.stop_gradient(jnp.where(covered, ids, lane % triangles.shape[0]))
-    # Sums are written out corner by corner: reductions over an axis of three are slow.
     corners = tuple(_corner(vertices_image, triangles, triangle, k) for k in range(3))
-    dtype = vertices_image.dtype
+    return fragments_of_corners(corners, triangle, x, y, covered, perspective=perspective)
+
+
+def fragments_of_corners(
+    corners: tuple[Float[Array, "*s 3"], ...],
+    triangle: Int[Array, "*s"],
+    x: Int[Array, "*s"],
+    y: Int[Array, "*s"],
+    covered: Bool[Array, "*s"],
+    *,
+    perspective: bool = True,
+) -> Fragments:
+    """`fragments` of pixels (x, y) whose triangles' corners are at hand: image x, y and camera depth of each."""
+    # Sums are written out corner by corner: reductions over an axis of three are slow.
+    dtype = corners[0].dtype
     screen = _screen_barycentric(corners, x.astype(dtype), y.astype(dtype), covered)
     z0, z1, z2 = (jnp.where(covered, c[..., 2], 1) for c in corners)
     if not perspective:
