@@ -46,10 +46,10 @@ class Frozen:
 
     Attributes:
         visible: per sample set (S,), 1.0 where the sample faces the camera; of the sets that the losses of a fit may read.
-        triangle_id: which triangle each pixel of the crop shows, where a loss reads pixels. face: :class:`fitjax.render.frozen_face.FrozenPixels`, what
-            those of the face show. pixels: how far to believe each of these.
+        triangle_id: which triangle each pixel of the crop shows, where a loss reads pixels. face: what those of the face show
+            (:class:`fitjax.render.frozen_face.FrozenPixels`). pixels: how far to believe each of these.
         contour: (17,) which candidate of ``contour68`` each jaw point uses, or None where no loss asks.
-        area: per sample set of ``visible`` (S,), the area in the picture per area of the surface, up to a common factor; 0 where it faces away.
+        area: per sample set of ``visible`` (S,), area in the picture per area of the surface, up to a common factor; 0 where it faces away.
     """
 
     visible: dict[str, Float[Array, "S"]]

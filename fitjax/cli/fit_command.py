@@ -132,6 +132,8 @@ def _check(options: Fit) -> None:
         raise FitjaxError(f"--batch-size: expected at least 1, found {options.batch_size}")
     if options.focal is not None and not 0 < options.focal < float("inf"):
         raise FitjaxError(f"--focal: expected positive pixels, found {options.focal}")
+    if options.mask is not None and options.stages == "landmarks":
+        raise FitjaxError("--mask and --stages landmarks: landmarks read no pixels; give one of the two")
     if options.landmarks is not None and options.all_faces:
         raise FitjaxError("--landmarks and --all-faces: a landmark file describes one face; give one of the two")
 
@@ -205,6 +207,7 @@ def _batches(
                 camera_kind=options.camera,
                 focal=options.focal,
                 pixels=pixels,
+                mask=options.mask,
             )
         )
         more_faces(len(jobs) - 1)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from fitjax.detect import Detector, detect_faces
 from fitjax.errors import FitjaxError, ImageError, LandmarkError
 from fitjax.files.result import check_result_folder
@@ -108,6 +110,25 @@ def find_landmarks(photo: Path, landmarks: Path) -> Path:
     raise LandmarkError(f"{landmarks}: no landmarks for {photo.name}; expected {photo.stem}.pts, .npy or .json")
 
 
+def find_mask(photo: Path, mask: Path) -> Path:
+    """The mask of a photo: the file itself, or <stem>.png in a folder."""
+    return mask / f"{photo.stem}.png" if mask.is_dir() else mask
+
+
+def read_mask(path: Path, photo: Photo) -> np.ndarray:
+    """(height, width) 0 to 1, the mean of the picture's channels.
+
+    Raises:
+        ImageError: no such picture, or one of another size than the photo.
+    """
+    picture = read_photo(path)
+    if (picture.width, picture.height) != (photo.width, photo.height):
+        raise ImageError(
+            f"{path}: expected a mask of the photo's size {photo.width} × {photo.height}, found {picture.width} × {picture.height}"
+        )
+    return picture.rgb.mean(-1, dtype=np.float32) / 255
+
+
 def make_jobs(
     path: Path,
     name: str,
@@ -119,11 +140,12 @@ def make_jobs(
     camera_kind: CameraKind,
     focal: float | None,
     pixels: bool = False,
+    mask: Path | None = None,
 ) -> Iterator[Job]:
     """The faces of one photo; exactly one failed job if it cannot be used, or its result could not be written.
 
     Args:
-        pixels: observations get a crop of the photo.
+        pixels: observations get a crop of the photo. mask: picture, or folder of pictures, of what of the photo shows the face.
     """
     began = time.perf_counter()
     try:
@@ -142,7 +164,8 @@ def make_jobs(
                 check_result_folder(out / f"{name}_face{i + 1}")
         if pixels:
             kept = observations if all_faces else observations[:1]
-            observations = [with_image(o, photo) for o in kept] + observations[len(kept) :]
+            shown = None if mask is None else read_mask(find_mask(path, mask), photo)
+            observations = [with_image(o, photo, mask=shown) for o in kept] + observations[len(kept) :]
         timings = {"read": read - began, "detect": time.perf_counter() - read}
     except FitjaxError as error:
         yield Job(path, name, error=str(error), timings={"read": time.perf_counter() - began})

@@ -33,11 +33,13 @@ class Fit:
     """Fit every face of a photo (OUT/<stem>_face1/, ...) instead of the largest."""
     landmarks: Path | None = None
     """Your own landmarks (.pts, .npy, .json) for one photo, or a folder with <stem>.pts/.npy/.json for each."""
+    mask: Path | None = None
+    """A picture of the photo's size, white where the photo shows the face rather than hair, glasses or hands; or a folder with <stem>.png for each."""
     model: str = "embedded"
     """Name of a model (see `fitjax info`) or path of a basis file."""
     stages: Literal["landmarks", "photometric", "detail"] | None = None
-    """How far to go: landmarks; then pose, shape, albedo and light on the pixels (photometric); then residual maps of shape and albedo (detail). Default
-    detail, or landmarks for a model without albedo."""
+    """How far to go: landmarks; then pose, shape, albedo and light on the pixels (photometric); then residual maps of shape and albedo (detail).
+    Default detail, or landmarks for a model without albedo."""
     fast: bool = False
     """Coarser pixels and fewer steps, about a third of the time."""
     level: Literal["0", "1", "2"] = "1"

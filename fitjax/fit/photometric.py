@@ -47,9 +47,9 @@ def _transform(steps: int) -> optax.GradientTransformation:
 def photometric_losses(observation: Observation) -> dict[str, Loss]:
     """Those of the landmarks, the photometric ones, and what keeps residual maps small.
 
-    ``photometric`` compares the model with the photo, ``shape_pair`` the displaced surface under the model's albedo, ``full`` the displaced surface under
-    the full albedo, moving only the albedo. (The paper pairs the full albedo with the proxy shape: then each residual explains the whole photo and
-    both together explain it twice.)
+    ``photometric`` compares the model with the photo, ``shape_pair`` the displaced surface under the model's albedo, ``full`` the displaced
+    surface under the full albedo, moving only the albedo. (The paper pairs the full albedo with the proxy shape: then each residual explains
+    the whole photo, and both together explain it twice.)
 
     Raises:
         FitError: the observation has no landmarks or no pixels.

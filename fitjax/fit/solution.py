@@ -21,7 +21,6 @@ from fitjax.prediction import Prediction
 from fitjax.solve.stages import Stage
 from fitjax.solve.status import Status
 
-
 #: Groups that no landmark knows anything of.
 APPEARANCE = ("albedo", "light", "detail_albedo", "detail_shape")
 

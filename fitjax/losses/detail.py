@@ -1,7 +1,7 @@
 """What keeps per-image residual maps close to their proxies, and proxies simple (Tran, Liu, Liu, CVPR 2019; docs/rendering.md).
 
-Strong regularisers act on the proxies; the residuals are tied to them by their L1 norm alone and a little smoothness of the displacement, without which
-a single photo's shading has no scale. Texels off the face's map count for nothing.
+Strong regularisers act on the proxies; the residuals are tied to them by their L1 norm and a little smoothness, without which a single photo's
+shading has no scale. Texels off the face's map count for nothing.
 """
 
 from __future__ import annotations
@@ -124,18 +124,18 @@ def smooth_shape(weight: float = 1.0) -> Loss:
 
 
 def smooth_albedo(weight: float = 1.0) -> Loss:
-    """Total variation of the albedo residual, rounded at small differences: what no pixel shows continues its surroundings. Raises FitjaxError if the
-    parameters hold no such map."""
+    """Total variation of the albedo residual, rounded at small differences: what no pixel shows continues its surroundings. Raises FitjaxError if
+    the parameters hold no such map."""
     return _weighted(_smooth_albedo(), weight)
 
 
 def symmetric_albedo(weight: float = 1.0) -> Loss:
-    """Mean of max(|A - flip A|, 0.01) - 0.01 over the proxy albedo map: for models whose layout is symmetric about u = ½, as the embedded one's is."""
+    """Mean of max(|A - flip A|, 0.01) - 0.01 over the proxy albedo map, for layouts symmetric about u = ½, as the embedded one's is."""
     return _weighted(_symmetric_albedo(), weight)
 
 
 def constant_albedo(weight: float = 1.0) -> Loss:
-    """Σ ω ‖A_i - A_j‖^0.8 over pairs of pixels, ω = exp(-15 ‖c_i - c_j‖) with c the photo's chromaticity: equal hue is likely equal albedo, and what
-    differs then is light. Pairs are direct neighbours and two fixed strides; the weights are not normalised per pixel, so that they count.
+    """Σ ω ‖A_i - A_j‖^0.8 over pairs of pixels, ω = exp(-15 ‖c_i - c_j‖) with c the photo's chromaticity: equal hue is likely equal albedo, and
+    what differs then is light. Pairs are direct neighbours and two fixed strides; the weights are not normalised per pixel, so that they count.
     """
     return _weighted(_constant_albedo(reads_pixels=True), weight)

@@ -164,7 +164,7 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     # Of eyes and mouth the model knows too little to say that something hides them.
     seen = obs.image_valid.reshape(-1)[face.pixel] * face.covered
     inner = jnp.maximum(face.detailed - face.trusted, 0) * seen
-    # At the outline, and beside what hides the face, a pixel shows as much of that, and a texel gets few pixels; a residual painted there would smear.
+    # At the outline, and beside what hides the face, a pixel shows as much of that, and a texel gets few pixels: a residual would smear.
     detail = (weight * shown + inner) * _ramp(_facing(pred, face), *_GRAZING)
     inside = box_mean(picture(detail), _WINDOW).reshape(-1)[face.pixel]
     return PixelTrust(weight * shown, detail * _ramp(inside, *_WELL_INSIDE), spread)

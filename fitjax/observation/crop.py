@@ -26,8 +26,8 @@ def with_image(
 
     Args:
         side: side of the square in face sizes.
-        mask: (height, width) of the photo, true or above ½ where it shows the face's skin, eyes and mouth rather than hair, glasses, hands or anything
-            else in front: from a parser or drawn by hand. Losses read no other pixels.
+        mask: (height, width) of the photo, true or above ½ where it shows the face's skin, eyes and mouth rather than hair, glasses, hands or
+            anything else in front: from a parser or drawn by hand. Losses read no other pixels.
 
     Raises:
         FitjaxError: a size below 8, a face whose crop does not touch the photo, or a mask of another size than the photo.

@@ -9,8 +9,9 @@ from fitjax.pytree import replace
 
 
 def halve_image(observation: Observation) -> Observation:
-    """The observation with a crop of half the size: means over 2 × 2 pixels, in linear light, of those that hold the photo. (H, W) may have leading axes
-    of a batch; odd last rows and columns are left out. Without a crop nothing changes.
+    """The observation with a crop of half the size: means over 2 × 2 pixels, in linear light, of those that hold the photo.
+
+    (H, W) may have leading axes of a batch; odd last rows and columns are left out. Without a crop nothing changes.
     """
     if observation.image is None:
         return observation

@@ -1,8 +1,8 @@
 """Adam over maps at several scales.
 
-A map of texels under plain Adam moves texel by texel: what no pixel shows stays where it was, and a patch of colour has to grow one texel at a time.
-Here the map is, in effect, a sum of maps of 1, ½, ¼ … the size, each with Adam's own step. Coarse scales move first and together, and carry holes along
-with their surroundings. The parameter itself stays one plain map.
+A map of texels under plain Adam moves texel by texel: what no pixel shows stays where it was, and a patch of colour has to grow one texel at a
+time. Here the map is, in effect, a sum of maps of 1, ½, ¼ … the size, each with Adam's own step. Coarse scales move first and together, and
+carry holes along with their surroundings. The parameter itself stays one plain map.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from jaxtyping import Array, Float
 
 
 class MultiscaleState(NamedTuple):
-    """Adam's count and moments; per leaf a tuple of arrays, from fine to coarse."""
+    """Steps so far and Adam's moments; per leaf a tuple of arrays, from fine to coarse."""
 
-    count: Array
+    steps: Array
     first: tuple[tuple[Array, ...], ...]
     second: tuple[tuple[Array, ...], ...]
 
@@ -69,8 +69,8 @@ def multiscale_adam(
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MultiscaleState]:
         del params
-        count = state.count + 1
-        step = rate(state.count) if callable(rate) else rate
+        count = state.steps + 1
+        step = rate(state.steps) if callable(rate) else rate
         leaves, structure = jax.tree.flatten(updates)
         moves, first, second = [], [], []
         for gradient, m_old, v_old in zip(leaves, state.first, state.second):
