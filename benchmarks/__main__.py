@@ -21,8 +21,16 @@ BENCHMARKS = {
     "photos": "benchmarks.dev_photos",
     "startup": "benchmarks.startup",
     "prdl_speed": "benchmarks.prdl_speed",
+    "rasterize": "benchmarks.rasterize",
+    "photometric_step": "benchmarks.photometric_step",
+    "photometric_synthetic": "benchmarks.photometric_synthetic",
+    "photometric_photos": "benchmarks.photometric_photos",
+    "prdl_basin": "benchmarks.prdl_basin",
+    "prdl_expressions": "benchmarks.prdl_expressions",
+    "prdl_ablation": "benchmarks.prdl_ablation",
+    "prdl_photos": "benchmarks.prdl_photos",
 }
-GROUPS = {"accuracy": ("aflw", "photos")}
+GROUPS = {"accuracy": ("aflw", "photos"), "prdl": ("prdl_speed", "prdl_basin", "prdl_expressions", "prdl_ablation", "prdl_photos")}
 
 
 def chosen(names: list[str] | None) -> list[str]:
@@ -43,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--only", nargs="+", choices=[*BENCHMARKS, *GROUPS], metavar="NAME", help=", ".join([*BENCHMARKS, *GROUPS])
     )
     parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results", help="folder for benchmarks.md and .json"
+        "--out", type=Path, default=Path(__file__).parent / "results", help="folder for benchmarks.md, .json and pictures"
     )
     options = parser.parse_args(arguments)
     # Taken first: a basis that is rebuilt while this runs must not lend its hash to figures of the old one.

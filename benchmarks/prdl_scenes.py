@@ -160,7 +160,7 @@ def vertex_errors(params: Params, scene: Scene) -> tuple[float, float]:
 
 def shown(params: Params, scene: Scene) -> np.ndarray:
     """What the fitted model shows over the true crop."""
-    return render_parts(models()[0], {k: v for k, v in params.items()}, scene.observation)
+    return render_parts(models()[0], params, scene.observation)
 
 
 #: Side of a pixel of the label maps, face sizes.

@@ -47,6 +47,7 @@ class Report:
         name, title: as on the command line, and for people.
         skipped: what was left out and why.
         facts: anything that a program may want to read (per-face figures, sizes).
+        pictures: name → (H, W, 3) uint8, written beside the report as PNG.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, Any] = field(default_factory=dict)
 
 
 def environment() -> dict[str, Any]:
@@ -135,16 +137,26 @@ def to_markdown(reports: list[Report], around: dict[str, Any], command: str) -> 
 
 
 def write(folder: Path, reports: list[Report], around: dict[str, Any], command: str) -> str:
-    """Write ``benchmarks.md`` and ``benchmarks.json``; returns the Markdown."""
+    """Write ``benchmarks.md``, ``benchmarks.json`` and the pictures; returns the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     text = to_markdown(reports, around, command)
     (folder / "benchmarks.md").write_text(text, encoding="utf-8")
     content: dict[str, Any] = {"command": command, "environment": around, "reports": [asdict(r) for r in reports]}
     for report, data in zip(reports, content["reports"]):
+        data["pictures"] = _write_pictures(folder, report)
         for target, item in zip(report.targets, data["targets"]):
             item["met"] = target.met
     (folder / "benchmarks.json").write_text(json.dumps(_plain(content), indent=1) + "\n", encoding="utf-8")
     return text
+
+
+def _write_pictures(folder: Path, report: Report) -> list[str]:
+    """Names of the files."""
+    from PIL import Image
+
+    for name, pixels in report.pictures.items():
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return [f"{name}.png" for name in report.pictures]
 
 
 def _plain(value: Any) -> Any:

@@ -52,12 +52,18 @@ def pictured(model, seed: int, dtype=np.float32):
     blank = replace(
         observation, camera=camera, image=jnp.zeros((SIZE, SIZE, 3), dtype), image_valid=jnp.ones((SIZE, SIZE), bool)
     )
-    prediction = predict(model, truth, blank)
-    face = render_face(prediction, rasterize_face(prediction, SIZE, SIZE))
+    face = _shown(model, truth, blank)
     image = jnp.full((SIZE * SIZE, 3), 0.1, dtype).at[face.pixel].set(jnp.where(face.covered[:, None], face.colour, 0.1))
     return truth, replace(blank, image=image.reshape(SIZE, SIZE, 3))
 
 
+@jax.jit
+def _shown(model, params, observation):
+    prediction = predict(model, params, observation)
+    return render_face(prediction, rasterize_face(prediction, SIZE, SIZE))
+
+
+@jax.jit
 def frozen_at(model, params, observation):
     return freeze_pixels(model, params, observation, freeze(model, params))
 

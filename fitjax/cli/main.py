@@ -34,7 +34,7 @@ class Fit:
     landmarks: Path | None = None
     """Your own landmarks (.pts, .npy, .json) for one photo, or a folder with <stem>.pts/.npy/.json for each."""
     mask: Path | None = None
-    """A picture of the photo's size, white where the photo shows the face rather than hair, glasses or hands; or a folder with <stem>.png for each."""
+    """A picture of the photo's size, white where it shows the face, not hair, glasses or hands in front; or a folder with <stem>.png for each."""
     model: str = "embedded"
     """Name of a model (see `fitjax info`) or path of a basis file."""
     stages: Literal["landmarks", "photometric", "detail"] | None = None
