@@ -52,7 +52,7 @@ def smooth_map(rng, *shape, waves=6):
 
 @pytest.fixture(scope="module")
 def fitted():
-    """A solution that is the truth of its photo: the photo is drawn by `render_face`, the crop of which is the whole photo, from albedo × occlusion."""
+    """A solution that is the truth of its photo: drawn by `render_face`, the crop of which is the whole photo, from albedo × occlusion."""
     model = load_textured()
     rng = np.random.default_rng(0)
     pose = rotation_from_aflw2000(jnp.radians(jnp.array([4.0, 25.0, 3.0])))
