@@ -21,16 +21,20 @@ BENCHMARKS = {
     "photos": "benchmarks.dev_photos",
     "startup": "benchmarks.startup",
     "prdl_speed": "benchmarks.prdl_speed",
-    "rasterize": "benchmarks.rasterize",
-    "photometric_step": "benchmarks.photometric_step",
-    "photometric_synthetic": "benchmarks.photometric_synthetic",
-    "photometric_photos": "benchmarks.photometric_photos",
     "prdl_basin": "benchmarks.prdl_basin",
     "prdl_expressions": "benchmarks.prdl_expressions",
     "prdl_ablation": "benchmarks.prdl_ablation",
     "prdl_photos": "benchmarks.prdl_photos",
+    "rasterize": "benchmarks.rasterize",
+    "photometric_step": "benchmarks.photometric_step",
+    "photometric_synthetic": "benchmarks.photometric_synthetic",
+    "photometric_photos": "benchmarks.photometric_photos",
 }
-GROUPS = {"accuracy": ("aflw", "photos"), "prdl": ("prdl_speed", "prdl_basin", "prdl_expressions", "prdl_ablation", "prdl_photos")}
+GROUPS = {
+    "accuracy": ("aflw", "photos"),
+    "prdl": ("prdl_speed", "prdl_basin", "prdl_expressions", "prdl_ablation", "prdl_photos"),
+    "photometric": ("photometric_step", "photometric_synthetic", "photometric_photos"),
+}
 
 
 def chosen(names: list[str] | None) -> list[str]:

@@ -47,7 +47,7 @@ def test_the_peer_minimises_the_same_objective():
 
 
 def test_names_and_groups_keep_their_order():
-    assert command.chosen(None) == ["speed", "aflw", "photos", "startup", *command.GROUPS["prdl"]]
+    assert command.chosen(None) == ["speed", "aflw", "photos", "startup", *command.GROUPS["prdl"], "rasterize", *command.GROUPS["photometric"]]
     assert command.chosen(["startup", "accuracy"]) == ["aflw", "photos", "startup"]
 
 
