@@ -32,8 +32,11 @@ def run_demo(options: Demo, began: float) -> int:
     if code == 0:
         folder = options.out / photo.stem
         print("\nLook at")
-        print(f"  {folder / 'overlay.png'}: the photo, the fitted face over it, the face alone")
-        print(f"  {folder / 'posed.glb'}: the mesh, for Blender or any glTF viewer")
+        print(f"  {folder / 'overlay.png'}: the photo, the fitted face over it, their difference, another light")
+        print(f"  {folder / 'render.png'}: the fitted face, to lay over the photo")
+        print(f"  {folder / 'texture.png'}: its texture")
+        print(f"  {folder / 'turntable.gif'}: the head from all sides")
+        print(f"  {folder / 'canonical.glb'}: the textured mesh with its expressions, for Blender or any glTF viewer")
         print(f"  {folder / 'report.json'}: pose, expression, residuals and timings")
         print("Fit your own photos with: fitjax fit PHOTO_OR_FOLDER... -o OUT")
     return code

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fitjax.cli.compile_time import compile_seconds, start_measuring
 from fitjax.cli.jobs import Job, find_photos, make_jobs, output_names
+from fitjax.cli.label_maps import read_table
 from fitjax.cli.main import OK, SOME_FAILED, Fit
 from fitjax.cli.summary import Row, fitted_row, print_summary
 from fitjax.detect import Detector, FaceMeshDetector, TasksDetector, default_detector
@@ -26,6 +27,7 @@ from fitjax.files.result import write_result
 from fitjax.fit import Solution, default_losses, default_stages, fit_batch
 from fitjax.fit.photometric import Depth, photometric_losses, photometric_stages
 from fitjax.losses.core import Loss
+from fitjax.losses.parts import with_part_samples
 from fitjax.model.load import EMBEDDED, load_basis
 from fitjax.model.params import check_params
 from fitjax.model.textured import load_textured
@@ -120,11 +122,13 @@ def _model(options: Fit) -> tuple[Any, Depth]:
     Raises:
         BasisError: no such model, or pixels are asked of one that has no albedo.
     """
+    if options.labels is not None:
+        read_table(options.label_table)
     textured = options.model == EMBEDDED
     until: Depth = options.stages or ("detail" if textured else "landmarks")
-    if until == "landmarks":
-        return load_basis(options.model, int(options.level)), until
-    return load_textured(options.model, int(options.level)), until
+    load = load_basis if until == "landmarks" else load_textured
+    model: Any = load(options.model, int(options.level))
+    return (model if options.labels is None else with_part_samples(model)), until
 
 
 def _check(options: Fit) -> None:
@@ -208,6 +212,8 @@ def _batches(
                 focal=options.focal,
                 pixels=pixels,
                 mask=options.mask,
+                labels=options.labels,
+                table=None if options.labels is None else read_table(options.label_table),
             )
         )
         more_faces(len(jobs) - 1)

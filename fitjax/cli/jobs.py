@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fitjax.cli.label_maps import face_mask, find_labels, observe_labels, read_labels
 from fitjax.detect import Detector, detect_faces
 from fitjax.errors import FitjaxError, ImageError, LandmarkError
 from fitjax.files.result import check_result_folder
@@ -21,6 +22,7 @@ from fitjax.landmark_files import read_landmarks
 from fitjax.observation.crop import with_image
 from fitjax.observation.observation import Observation
 from fitjax.observation.observe import observe_detected, observe_landmarks, photo_camera
+from fitjax.observation.part_tables import LabelTable
 
 PHOTO_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
@@ -129,6 +131,17 @@ def read_mask(path: Path, photo: Photo) -> np.ndarray:
     return picture.rgb.mean(-1, dtype=np.float32) / 255
 
 
+def _shown(
+    path: Path, photo: Photo, mask: Path | None, labels: Path | None, table: LabelTable | None
+) -> np.ndarray | None:
+    """What of the photo shows the face, as far as anything says so; a mask by hand comes before a parser's."""
+    if mask is not None:
+        return read_mask(find_mask(path, mask), photo)
+    if labels is None or table is None:
+        return None
+    return face_mask(read_labels(find_labels(path, labels)), table, photo)
+
+
 def make_jobs(
     path: Path,
     name: str,
@@ -141,11 +154,14 @@ def make_jobs(
     focal: float | None,
     pixels: bool = False,
     mask: Path | None = None,
+    labels: Path | None = None,
+    table: LabelTable | None = None,
 ) -> Iterator[Job]:
     """The faces of one photo; exactly one failed job if it cannot be used, or its result could not be written.
 
     Args:
         pixels: observations get a crop of the photo. mask: picture, or folder of pictures, of what of the photo shows the face.
+        labels: label map of a face parser, or folder of maps, with its table.
     """
     began = time.perf_counter()
     try:
@@ -162,18 +178,21 @@ def make_jobs(
         if all_faces:
             for i in range(len(observations)):
                 check_result_folder(out / f"{name}_face{i + 1}")
+        if not all_faces:
+            others, observations = len(observations) - 1, observations[:1]
+        if labels is not None and table is not None:
+            found = find_labels(path, labels)
+            observations = [observe_labels(o, photo, found, table) for o in observations]
         if pixels:
-            kept = observations if all_faces else observations[:1]
-            shown = None if mask is None else read_mask(find_mask(path, mask), photo)
-            observations = [with_image(o, photo, mask=shown) for o in kept] + observations[len(kept) :]
+            shown = _shown(path, photo, mask, labels, table)
+            observations = [with_image(o, photo, mask=shown) for o in observations]
         timings = {"read": read - began, "detect": time.perf_counter() - read}
     except FitjaxError as error:
         yield Job(path, name, error=str(error), timings={"read": time.perf_counter() - began})
         return
     warnings = photo.warnings
-    if len(observations) > 1 and not all_faces:
-        warnings = (*warnings, f"{path}: {len(observations)} faces found, the largest is fitted; --all-faces fits each")
-        observations = observations[:1]
+    if not all_faces and others > 0:
+        warnings = (*warnings, f"{path}: {others + 1} faces found, the largest is fitted; --all-faces fits each")
     for i, observation in enumerate(observations):
         label = f"{name}_face{i + 1}" if all_faces else name
         yield Job(path, label, photo, observation, None, warnings, timings)

@@ -33,6 +33,11 @@ class Fit:
     """Fit every face of a photo (OUT/<stem>_face1/, ...) instead of the largest."""
     landmarks: Path | None = None
     """Your own landmarks (.pts, .npy, .json) for one photo, or a folder with <stem>.pts/.npy/.json for each."""
+    labels: Path | None = None
+    """Label map of a face parser for one photo (.png with one channel, .npy), or a folder with <stem>.png/.npy for each: the parts guide the shape,
+    and what is no part of the face is not painted onto it."""
+    label_table: str = "celebamask-hq"
+    """Which label is which part: celebamask-hq, lapa, bisenet-19, fitjax, or a .json file."""
     mask: Path | None = None
     """A picture of the photo's size, white where it shows the face, not hair, glasses or hands in front; or a folder with <stem>.png for each."""
     model: str = "embedded"
@@ -65,6 +70,21 @@ class Demo:
 
 
 @dataclass
+class Annotate:
+    """Carry landmarks and facial parts over to another face model; writes a basis file that `fit --model` takes."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """ICT-FaceKit's folder FaceXModel, or a basis file without annotations."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """The file to write, .safetensors."""
+    name: str | None = None
+    """Name of the model; default its own."""
+    landmarks68: Path | None = None
+    """JSON list of the 68 vertices of ibug's points; default those that the model documents. A model with neither has to be in metres and look along
+    +z."""
+
+
+@dataclass
 class Info:
     """Show devices, versions, models and detectors that are found."""
 
@@ -91,7 +111,7 @@ def configure_jax() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _run(command: Fit | Demo | Info, began: float) -> int:
+def _run(command: Fit | Demo | Annotate | Info, began: float) -> int:
     configure_jax()
     if isinstance(command, Fit):
         from fitjax.cli.fit_command import run_fit
@@ -101,6 +121,10 @@ def _run(command: Fit | Demo | Info, began: float) -> int:
         from fitjax.cli.demo_command import run_demo
 
         return run_demo(command, began)
+    if isinstance(command, Annotate):
+        from fitjax.cli.annotate_command import run_annotate
+
+        return run_annotate(command)
     from fitjax.cli.info_command import run_info
 
     return run_info()
@@ -119,8 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fitjax {__version__}")
         return OK
     try:
-        command: Fit | Demo | Info = tyro.extras.subcommand_cli_from_dict(
-            {"fit": Fit, "demo": Demo, "info": Info},
+        command: Fit | Demo | Annotate | Info = tyro.extras.subcommand_cli_from_dict(
+            {"fit": Fit, "demo": Demo, "annotate": Annotate, "info": Info},
             prog="fitjax",
             description="Fit 3-D face models to photographs.",
             args=arguments or ["--help"],

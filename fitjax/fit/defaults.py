@@ -7,8 +7,10 @@ import numpy as np
 from fitjax.errors import FitError
 from fitjax.losses.core import Loss
 from fitjax.losses.landmarks import landmark_depth, landmarks
+from fitjax.losses.parts import part_reprojection
 from fitjax.losses.prior import prior
 from fitjax.observation.observation import Observation
+from fitjax.pytree import replace
 from fitjax.solve.levenberg_marquardt import LevenbergMarquardt
 from fitjax.solve.stages import Stage
 
@@ -16,6 +18,9 @@ from fitjax.solve.stages import Stage
 #: (λ_d = 0.6 at 68 points), flat from half to three times as much on photos; see docs/accuracy.md.
 PRIOR_WEIGHT = {"mediapipe478": 3e-3}
 OTHER_PRIOR_WEIGHT = 5e-3
+
+#: Name of the default loss on facial parts.
+PARTS_LOSS = "parts"
 
 #: Sets whose jaw points follow the visible outline: 2-D annotations.
 OUTLINE_SETS = ("ibug68",)
@@ -39,12 +44,23 @@ def default_losses(observation: Observation) -> dict[str, Loss]:
         if np.any(np.asarray(seen.depth_valid))
     }
     weight = min(PRIOR_WEIGHT.get(name, OTHER_PRIOR_WEIGHT) for name in observation.landmarks)
+    if observation.parts is not None:
+        losses |= {PARTS_LOSS: part_reprojection(occlusion=True)}
     return losses | {"prior": prior(weight)}
 
 
 def default_stages(observation: Observation) -> list[Stage]:
-    """One stage of pose, identity and expression; contours are taken anew a few times where they are used."""
+    """One stage of pose, identity and expression; contours are taken anew a few times where they are used. With parts a second one of all losses."""
     outlines = any(name in OUTLINE_SETS for name in observation.landmarks)
     everything = {"pose": 1.0, "identity": 1.0, "expression": 1.0}
     solver = LevenbergMarquardt(max_steps=40)
-    return [Stage(everything, solver, name="landmarks", outer_steps=4 if outlines else 1)]
+    first = Stage(everything, solver, name="landmarks", outer_steps=4 if outlines else 1)
+    if observation.parts is None:
+        return [first]
+    every = dict.fromkeys(default_losses(observation), 1.0)
+    without = {name: weight for name, weight in every.items() if name != PARTS_LOSS}
+    parts = LevenbergMarquardt(max_steps=6, initial_damping=1e-3)
+    return [
+        replace(first, losses=without),
+        Stage(everything, parts, every, name="parts", outer_steps=3, budget=True),
+    ]

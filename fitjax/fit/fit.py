@@ -77,7 +77,7 @@ def fit(
         observation, warnings = observe(photo)
         if model is not None and mesh_of(model) is not None:
             observation = with_image(observation, photo)
-    model = default_model() if model is None else model
+    model = _slice_parts(default_model() if model is None else model, observation, losses)
     losses, chosen = _defaults(model, observation, losses, stages)
     _check(model, observation, losses, chosen, start)
     began = time.perf_counter()
@@ -111,7 +111,7 @@ def fit_batch(
         if not observations:
             return []
         observations = stack_observations(observations)
-    model = default_model() if model is None else model
+    model = _slice_parts(default_model() if model is None else model, observations, losses)
     losses, chosen = _defaults(model, observations, losses, stages)
     began = time.perf_counter()
     outcome = jax.device_get(run_batch(model, observations, losses, chosen, start, faces_one_by_one()))
@@ -177,6 +177,16 @@ def fit_shared(
     return solutions
 
 
+def _slice_parts(model: Model, observation: Observation, losses: Mapping[str, Loss] | None) -> Model:
+    """The model with what the default loss on observed parts reads of it."""
+    if observation.parts is None or losses is not None:
+        return model
+    # Imported here: most fits have no parts.
+    from fitjax.losses.parts import with_part_samples
+
+    return with_part_samples(model)
+
+
 def _defaults(
     model: Model, observation: Observation, losses: Mapping[str, Loss] | None, stages: Sequence[Stage] | None
 ) -> tuple[dict[str, Loss], list[Stage]]:
@@ -187,7 +197,7 @@ def _defaults(
         if stages is None:
             stages = photometric_stages(observation) if pixels else default_stages(observation)
     # Losses of the caller's own are for stages that use all losses.
-    return dict(losses), default_stages(observation) if stages is None else list(stages)
+    return dict(losses), default_stages(replace(observation, parts=None)) if stages is None else list(stages)
 
 
 def _check(

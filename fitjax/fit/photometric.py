@@ -19,6 +19,7 @@ from fitjax.losses.core import Loss
 from fitjax.losses.detail import smooth_albedo, smooth_shape, tie_albedo, tie_shape
 from fitjax.losses.photometric import photometric
 from fitjax.observation.observation import Observation
+from fitjax.pytree import replace
 from fitjax.solve.first_order import FirstOrder
 from fitjax.solve.levenberg_marquardt import LevenbergMarquardt
 from fitjax.solve.multiscale import multiscale_adam
@@ -81,7 +82,7 @@ def photometric_stages(observation: Observation, until: Depth = "detail", fast: 
         raise FitError(f"stages until {until!r}: expected landmarks, photometric or detail")
     names = tuple(default_losses(observation))
     points = dict.fromkeys(names, 1.0)
-    stages = [Stage(s.free, s.solver, points, name=s.name, outer_steps=s.outer_steps) for s in default_stages(observation)]
+    stages = [replace(stage, losses=stage.losses or points) for stage in default_stages(observation)]
     if until == "landmarks":
         return stages
     colours = {"albedo": 1.0, "light": 1.0}

@@ -1,0 +1,95 @@
+"""Label maps of a face parser, from files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from fitjax.errors import FitjaxError, ImageError
+from fitjax.image.photo import Photo
+from fitjax.observation.observation import Observation
+from fitjax.observation.part_tables import LabelTable, as_table
+from fitjax.observation.segmentation import with_parts
+
+LABEL_ENDINGS = (".png", ".npy")
+
+
+def find_labels(photo: Path, labels: Path) -> Path:
+    """The label map of a photo: the file itself, or the one of the photo's stem in a folder.
+
+    Raises:
+        ImageError: the folder has none.
+    """
+    if not labels.is_dir():
+        return labels
+    for ending in LABEL_ENDINGS:
+        if (labels / f"{photo.stem}{ending}").is_file():
+            return labels / f"{photo.stem}{ending}"
+    raise ImageError(f"{labels}: no label map for {photo.name}; expected {photo.stem}.png or .npy")
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """(H, W) integers: a picture with one channel whose values (or palette indices) are the labels, or an array of NumPy.
+
+    Raises:
+        ImageError: no such file, or none of the two.
+    """
+    expected = "expected a .png with one channel (grey or palette) or a .npy of integers (H, W), one label per pixel"
+    try:
+        if path.suffix.lower() == ".npy":
+            labels = np.load(path, allow_pickle=False)
+        else:
+            with Image.open(path) as picture:
+                if picture.mode not in ("L", "P", "1", "I", "I;16"):
+                    raise ImageError(f"{path}: {expected}, found a picture of mode {picture.mode}")
+                labels = np.asarray(picture)
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file; {expected}") from None
+    except (OSError, ValueError, EOFError, UnidentifiedImageError) as error:
+        raise ImageError(f"{path}: cannot be read ({' '.join(str(error).split())}); {expected}") from None
+    if labels.ndim != 2 or not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool):
+        raise ImageError(f"{path}: {expected}, found shape {labels.shape} of {labels.dtype}")
+    return labels.astype(np.int32)
+
+
+def read_table(name: str) -> LabelTable:
+    """A table by name, or from a JSON file ``{"nose": 10, "skin": [1, 17], ..., "other": [0, 2]}``.
+
+    Raises:
+        FitjaxError: an unknown name, no such file or a wrong table.
+    """
+    if not name.lower().endswith(".json"):
+        return as_table(name)
+    try:
+        content: Any = json.loads(Path(name).read_text())
+    except (OSError, ValueError) as error:
+        raise FitjaxError(f"--label-table {name}: cannot be read ({error}); expected a JSON object of parts and labels") from None
+    return as_table(content)
+
+
+def observe_labels(observation: Observation, photo: Photo, path: Path, table: LabelTable) -> Observation:
+    """The observation with the parts of a label map that covers the photo, at any resolution.
+
+    Raises:
+        FitjaxError: the map cannot be read or shows no part; the message names the file.
+    """
+    try:
+        return with_parts(observation, read_labels(path), table, image_size=(photo.width, photo.height))
+    except ImageError:
+        raise
+    except FitjaxError as error:
+        raise FitjaxError(f"{path}: {error}") from None
+
+
+def face_mask(labels: np.ndarray, table: LabelTable, photo: Photo) -> np.ndarray:
+    """(height, width) of the photo, true where the map shows a part of the face, or what parts enclose: the mouth's inside."""
+    from scipy.ndimage import binary_fill_holes
+
+    known = [label for group in table.parts.values() for label in group]
+    face = binary_fill_holes(np.isin(labels, known))
+    picture = Image.fromarray(face.astype(np.uint8)).resize((photo.width, photo.height), Image.Resampling.NEAREST)
+    return np.asarray(picture) > 0
