@@ -35,7 +35,7 @@ def run_annotate(options: Annotate) -> int:
         f"after moving by {report.moved:.1f} mm"
     )
     sys.stdout.flush()
-    for warning in report.warnings:
+    for warning in (*report.warnings, *report.off_head_space):
         print(f"fitjax: warning: {options.source}: {warning}; look at the result before using it", file=sys.stderr)
     return 0
 

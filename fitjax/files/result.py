@@ -153,11 +153,22 @@ def overlay(solution: Solution, photo: Photo, drawn: TexturedResult | None = Non
         "vertices_camera": camera_space,
         "perspective": prediction.camera.kind == "perspective",
     }
-    if drawn is None:
+    seen_parts = solution.observation.parts is not None and np.size(model.uv_parts) > 1
+    if drawn is None and not seen_parts:
         return overlay_picture(photo.rgb, *mesh, **options)
-    from fitjax.render.overlay_textured import textured_overlay
+    from fitjax.render.overlay_textured import captioned_grid, textured_overlay
 
-    return textured_overlay(mesh_panels(photo.rgb, *mesh, **options, panel_size=480), drawn.posed, drawn.posed_model)
+    panels = mesh_panels(photo.rgb, *mesh, **options, panel_size=480)
+    parts = None
+    if seen_parts:
+        from fitjax.render.overlay_parts import parts_panels
+
+        parts = parts_panels(panels.photo, panels.crop, model, solution.params, solution.observation)
+    if drawn is not None:
+        return textured_overlay(panels, drawn.posed, drawn.posed_model, parts)
+    assert parts is not None
+    row = [(panels.marked, "landmarks"), (panels.over, "mesh over photo"), (panels.alone, "mesh")]
+    return captioned_grid([[*row, (parts[0], "parts seen, fitted outlines"), (parts[1], "parts fitted")]])
 
 
 def check_result_folder(folder: str | os.PathLike[str]) -> None:

@@ -48,11 +48,17 @@ def _over(background: np.ndarray, rgba: np.ndarray) -> np.ndarray:
     return np.round(background * (1 - alpha) + rgba[..., :3] * alpha).astype(np.uint8)
 
 
-def textured_overlay(panels: MeshPanels, full: PosedHead, model: PosedHead) -> np.ndarray:
-    """Eight captioned panels in two rows, (h, w, 3) uint8.
+def textured_overlay(
+    panels: MeshPanels,
+    full: PosedHead,
+    model: PosedHead,
+    parts: tuple[np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
+    """Eight captioned panels in two rows, (h, w, 3) uint8, or ten with parts.
 
     Args:
         panels: of the mesh, from `fitjax.render.overlay.mesh_panels`.
+        parts: two panels from `fitjax.render.overlay_parts.parts_panels`.
         full, model: the head with and without the residual, from `fitjax.render.picture.pose_head`.
     """
     crop, photo = panels.crop, panels.photo
@@ -60,14 +66,23 @@ def textured_overlay(panels: MeshPanels, full: PosedHead, model: PosedHead) -> n
     alpha = shown[..., 3:].astype(np.float32) / 255
     difference = (shown[..., :3].astype(np.float32) - photo) * alpha * AMPLIFIED + _GREY
     blank = np.full_like(photo, _PAD)
+    extra = [] if parts is None else [[(parts[0], "parts seen, fitted outlines")], [(parts[1], "parts fitted")]]
+    first, second = extra or ([], [])
     return captioned_grid(
         [
-            [(photo, "photo"), (panels.marked, "landmarks"), (panels.over, "mesh over photo"), (panels.alone, "mesh")],
+            [
+                (photo, "photo"),
+                (panels.marked, "landmarks"),
+                (panels.over, "mesh over photo"),
+                (panels.alone, "mesh"),
+                *first,
+            ],
             [
                 (_over(photo, shown), "render over photo"),
                 (_over(photo, panel_of(model, crop) if model is not full else shown), "model without residual"),
                 (np.clip(np.round(difference), 0, 255).astype(np.uint8), f"render - photo, x {AMPLIFIED} about grey"),
                 (_over(blank, panel_of(full._replace(light=side_light()), crop)), "the same head lit from the side"),
+                *second,
             ],
         ]
     )
