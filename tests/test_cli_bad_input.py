@@ -218,7 +218,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, capsys, astronaut_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("fitjax.files.result.write_obj", full)
-    line = fit_fails(capsys, tmp_path / "out", astronaut_path, code=1)
+    line = fit_fails(capsys, tmp_path / "out", astronaut_path, "--stages", "landmarks", code=1)
     assert "No space left on device" in line and str(tmp_path / "out" / "astronaut") in line
 
 

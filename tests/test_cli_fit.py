@@ -10,12 +10,15 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from toy import write_toy
 
 from fitjax.cli.main import main
 from fitjax.files.params import load_params
-from fitjax.files.result import MESH_FILES
+from fitjax.files.result import MESH_FILES, RESULT_FILES
 from fitjax.version import __version__
 
+# What is tested here is the way from photos to folders; the pixels have tests of their own, and a fit without them takes a tenth of the time.
+MESH = ("--stages", "landmarks")
 EYES = np.array([224.5, 102.0])  # midway between them, in the photo of the astronaut
 
 
@@ -46,7 +49,7 @@ def _report(folder):
 
 
 def test_several_faces_the_largest_is_fitted(tmp_path, capsys, two_faces):
-    assert main(["fit", str(two_faces), "-o", str(tmp_path)]) == 0
+    assert main(["fit", str(two_faces), *MESH, "-o", str(tmp_path)]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and "2 faces found, the largest is fitted" in lines[0] and "--all-faces" in lines[0]
     report = _report(tmp_path / "pair")
@@ -55,7 +58,7 @@ def test_several_faces_the_largest_is_fitted(tmp_path, capsys, two_faces):
 
 
 def test_all_faces(tmp_path, capsys, two_faces):
-    assert main(["fit", str(two_faces), "--all-faces", "-o", str(tmp_path)]) == 0
+    assert main(["fit", str(two_faces), "--all-faces", *MESH, "-o", str(tmp_path)]) == 0
     captured = capsys.readouterr()
     assert captured.err == "" and "2 of 2 fitted" in captured.out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pair_face1", "pair_face2"]
@@ -71,7 +74,7 @@ def test_all_faces(tmp_path, capsys, two_faces):
 def test_all_faces_finds_small_ones_beside_large_ones(tmp_path, capsys, astronaut):
     """55 pixels of a photo 819 wide: beyond what the detector sees at first glance."""
     _pair(astronaut).save(tmp_path / "group.png")
-    assert main(["fit", str(tmp_path / "group.png"), "--all-faces", "-o", str(tmp_path / "out")]) == 0
+    assert main(["fit", str(tmp_path / "group.png"), "--all-faces", *MESH, "-o", str(tmp_path / "out")]) == 0
     assert "2 of 2 fitted" in capsys.readouterr().out
     assert np.linalg.norm(_eyes(tmp_path / "out" / "group_face2") - 0.6 * EYES) < 3
 
@@ -79,7 +82,7 @@ def test_all_faces_finds_small_ones_beside_large_ones(tmp_path, capsys, astronau
 def test_8000_pixels(tmp_path, capsys, astronaut):
     photo = tmp_path / "large.jpg"
     Image.fromarray(astronaut).resize((8000, 8000), Image.Resampling.BILINEAR).save(photo, quality=60)
-    assert main(["fit", str(photo), "-o", str(tmp_path / "out")]) == 0
+    assert main(["fit", str(photo), *MESH, "-o", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().err == ""
     report = _report(tmp_path / "out" / "large")
     assert report["photo"]["width"] == 8000 and report["reliable"]
@@ -94,7 +97,7 @@ def test_folder_with_one_bad_photo(tmp_path, capsys, astronaut_path):
     (photos / "a_good_photo_with_quite_a_long_name.png").write_bytes(astronaut_path.read_bytes())
     (photos / "broken.jpg").write_bytes(b"<html></html>")
     (photos / "notes.txt").write_text("not a photo, and not looked at")
-    assert main(["fit", str(photos), "-o", str(tmp_path / "out")]) == 1
+    assert main(["fit", str(photos), *MESH, "-o", str(tmp_path / "out")]) == 1
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and "broken.jpg" in captured.err
     assert "1 of 2 fitted" in captured.out
@@ -107,16 +110,16 @@ def test_folder_with_one_bad_photo(tmp_path, capsys, astronaut_path):
 
 def test_own_landmarks_and_continuing(tmp_path, capsys, astronaut_path):
     """Landmarks of a fit can be fitted again; from its own parameters the solver needs fewer steps."""
-    assert main(["fit", str(astronaut_path), "-o", str(tmp_path / "first")]) == 0
+    assert main(["fit", str(astronaut_path), *MESH, "-o", str(tmp_path / "first")]) == 0
     first = tmp_path / "first" / "astronaut"
     points = json.loads((first / "landmarks.json").read_text())["ibug68"]
     (tmp_path / "mine.json").write_text(json.dumps({"set": "ibug68", "points": points}))
-    again = ["fit", str(astronaut_path), "--landmarks", str(tmp_path / "mine.json")]
+    again = ["fit", str(astronaut_path), *MESH, "--landmarks", str(tmp_path / "mine.json")]
     assert main([*again, "-o", str(tmp_path / "second")]) == 0
     report = _report(tmp_path / "second" / "astronaut")
     assert report["detector"] is None and report["landmark_residual"]["mean_percent_of_face_size"] < 1.0
     start = ["--start", str(first / "params.safetensors")]
-    assert main(["fit", str(astronaut_path), *start, "-o", str(tmp_path / "third")]) == 0
+    assert main(["fit", str(astronaut_path), *MESH, *start, "-o", str(tmp_path / "third")]) == 0
     before, after = (
         load_params(first / "params.safetensors")[0],
         load_params(tmp_path / "third" / "astronaut" / "params.safetensors")[0],
@@ -127,13 +130,41 @@ def test_own_landmarks_and_continuing(tmp_path, capsys, astronaut_path):
     capsys.readouterr()
 
 
+def test_fast_fits_pixels_too(tmp_path, capsys, astronaut_path):
+    """The default path, landmarks → model → residual maps, in its fast form; `test_demo` has it in full."""
+    assert main(["fit", str(astronaut_path), "--fast", "--level", "0", "-o", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == ""
+    folder = tmp_path / "astronaut"
+    assert {p.name for p in folder.iterdir()} == RESULT_FILES
+    report = _report(folder)
+    psnr = report["photometric"]["psnr_decibels"]
+    assert psnr["model_only"] > 19 and psnr["with_residual"] > psnr["model_only"] + 4
+    assert report["albedo"]["residual"] == ["detail_albedo", "detail_shape"] and report["reliable"]
+    assert {"photometric", "full", "shape_pair", "landmarks"} & set(report["losses"]["after"])
+    assert np.linalg.norm(_eyes(folder) - EYES) < 4
+
+
+def test_pixels_of_a_model_without_albedo(tmp_path, capsys, astronaut_path):
+    basis = write_toy(tmp_path / "mine.safetensors")
+    arguments = ["fit", str(astronaut_path), "--model", str(basis), "-o", str(tmp_path / "out")]
+    for stages in ("photometric", "detail"):
+        assert main([*arguments, "--stages", stages]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and "mine.safetensors" in lines[0] and "only 'embedded' has an albedo model" in lines[0]
+    assert not (tmp_path / "out").exists()
+    # By default such a model is fitted to landmarks.
+    assert main(arguments) == 0
+    assert {p.name for p in (tmp_path / "out" / "astronaut").iterdir()} == MESH_FILES
+    capsys.readouterr()
+
+
 def test_names_that_collide(tmp_path, capsys, astronaut_path):
     data = astronaut_path.read_bytes()
     for name in ("one/face.png", "two/face.png", "two/face.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
     inputs = [str(tmp_path / n) for n in ("one/face.png", "two/face.png", "two/face.jpg")]
-    assert main(["fit", *inputs, "-o", str(tmp_path / "out"), "--batch-size", "3", "--level", "0"]) == 0
+    assert main(["fit", *inputs, *MESH, "-o", str(tmp_path / "out"), "--batch-size", "3", "--level", "0"]) == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["face_jpg", "face_png", "face_png_2"]
     capsys.readouterr()
 
@@ -156,7 +187,7 @@ def test_version_and_help_do_not_wait_for_jax(tmp_path):
 def test_second_run_in_a_fresh_process_compiles_nothing(tmp_path, astronaut_path):
     """Counted rather than timed: every program that the second process needs lies in the cache of the first."""
     cache = tmp_path / "cache"
-    command = [sys.executable, "-m", "fitjax", "fit", str(astronaut_path), "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "fitjax", "fit", str(astronaut_path), *MESH, "-o", str(tmp_path / "out")]
     programs, parameters = [], []
     for _ in range(2):
         environment = {**os.environ, "FITJAX_CACHE": str(cache)}

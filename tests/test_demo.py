@@ -15,7 +15,7 @@ import fitjax as fj
 from fitjax.cli.main import main
 from fitjax.files.camera_json import read_camera_json
 from fitjax.files.params import load_params
-from fitjax.files.result import MESH_FILES
+from fitjax.files.result import RESULT_FILES
 from fitjax.model.linear import LinearModel
 from fitjax.render.overlay import intersection_over_union, mesh_silhouette
 
@@ -30,7 +30,7 @@ FACE_OVAL = [
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """The folder that ``make demo`` shows, by the same code."""
+    """The folder that ``make demo`` shows, by the same code: the default path of ``fitjax fit`` as well."""
     out = tmp_path_factory.mktemp("demo")
     assert main(["demo", "--out", str(out)]) == 0
     return out / "astronaut"
@@ -78,12 +78,16 @@ def test_the_mask_is_strict(result):
 
 
 def test_folder_and_report(result, capsys):
-    assert {p.name for p in result.iterdir()} == MESH_FILES
+    assert {p.name for p in result.iterdir()} == RESULT_FILES
     report = json.loads((result / "report.json").read_text())
     assert report["status"] == "converged" and report["reliable"] is True
     assert report["landmark_residual"]["mean_percent_of_face_size"] < 1.5
     pitch, yaw, roll = report["pose"]["pitch_yaw_roll_degrees"]
     assert abs(yaw) < 10 and abs(roll) < 10 and abs(pitch) < 20
+    # In full: landmarks, the model on pixels, residual maps.
+    psnr = report["photometric"]["psnr_decibels"]
+    assert psnr["model_only"] > 20 and psnr["with_residual"] > 25.5
+    assert report["albedo"]["residual"] == ["detail_albedo", "detail_shape"]
     assert set(report["timings_seconds"]) >= {"read", "detect", "load_model", "compile", "solve", "write"}
     assert all(v >= 0 for v in report["timings_seconds"].values())
     with Image.open(result / "overlay.png") as picture:

@@ -13,7 +13,9 @@ from scenes import render_landmarks, scene
 import fitjax as fj
 import fitjax.fit.fit
 from fitjax.geometry.rotation import geodesic_angle, rotation_log
+from fitjax.losses.core import loss_cost
 from fitjax.observation import neutral_observation
+from fitjax.prediction import freeze, predict
 from fitjax.pytree import replace
 
 # By way of sys.modules: the function fitjax.fit hides the package of the same name.
@@ -245,3 +247,48 @@ def test_ibug_outline_fit(model):
             solution = fj.fit(annotated, model=model, losses=losses, stages=stages)
             errors.append(np.degrees(float(geodesic_angle(solution.rotation, rotation))))
     assert np.mean(with_outline) < 0.7 * np.mean(without)
+
+
+@fj.residual
+def _far(pred, obs):
+    return pred.landmarks[:3, 0] - 0.5
+
+
+@fj.residual
+def _near(pred, obs):
+    return pred.landmarks[3:7, 1] - 0.25
+
+
+@pytest.mark.parametrize("own_losses", [False, True])
+def test_history_has_each_cost_under_its_own_name(model, own_losses):
+    """Losses in an order that is not that of their names, which is the order in which ``jit`` hands a dict over."""
+    _, observation = scene(model, np.random.default_rng(12), "aflw68", noise=1.0)
+    losses = {"prior": fj.prior(0.02), "zeta": 3.0 * _far(), "landmarks": fj.landmarks("aflw68"), "alpha": 50.0 * _near()}
+    assert list(losses) != sorted(losses)
+    factors = {"zeta": 1.0, "prior": 2.0, "alpha": 0.5, "landmarks": 1.0} if own_losses else None
+    stage = fj.Stage({"pose": 1.0, "identity": 1.0}, fj.LevenbergMarquardt(max_steps=4), factors, name="one", budget=True)
+    rows = {}
+
+    def callback(name, step, costs, params):
+        rows[step] = costs, params
+
+    for options in ({}, {"callback": callback}):
+        solution = fj.fit(observation, model=model, losses=losses, stages=[stage], **options)
+        history = solution.history["one"]
+        assert set(history) == set(losses)
+        final, frozen = solution.params, freeze(model, solution.params)
+        prediction = predict(model, final, observation, frozen)
+        for name, loss in losses.items():
+            factor = 1.0 if factors is None else factors[name]
+            if name == "prior":
+                code = np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(dict(model.prior(final)))])
+                expected = 0.5 * 0.02 * float(code @ code)
+            else:
+                expected = float(loss_cost(loss, prediction, observation))
+            assert history[name][-1] == pytest.approx(factor * expected, rel=1e-3), name
+            assert solution.costs()[name] == history[name][-1]
+    # Rows of the callback carry the same names; no two losses cost the same, so that a mix-up would show.
+    for step, (costs, _) in rows.items():
+        assert costs == pytest.approx({name: values[step] for name, values in history.items()}, rel=1e-5)
+    last = sorted(values[-1] for values in history.values())
+    assert (np.diff(last) > 0.02 * np.array(last[:-1])).all()

@@ -14,6 +14,7 @@ from toy import toy_basis
 import fitjax as fj
 from fitjax.image.photo import photo_from_array
 from fitjax.losses.core import loss_cost
+from fitjax.losses.photometric import _of_skin_colour as skin_colour
 from fitjax.losses.photometric import compare, photometric, pixel_trust, rendered, trust_pixels
 from fitjax.model.albedo import LinearAlbedo
 from fitjax.model.load import linear_model
@@ -138,6 +139,24 @@ def test_occluders_lose_their_weight(toy):
     assert float(np.median(np.asarray(weight)[away] / np.asarray(plain)[away])) > 0.9
 
 
+@pytest.mark.parametrize("skin", [(0.56, 0.37, 0.29), (0.28, 0.145, 0.087), (0.1, 0.056, 0.038), (0.5, 0.14, 0.075)])
+@pytest.mark.parametrize("share", [0.4, 0.6])
+def test_what_hides_half_of_the_face_is_not_skin(skin, share):
+    """Light, medium, dark and warmly lit skin beside grey and beside noise, of which no median says which is which."""
+    rng = np.random.default_rng(8)
+    pixel = jnp.arange(SIZE * SIZE)
+    hidden = np.arange(SIZE) < share * SIZE
+    for other in (np.full((SIZE, SIZE, 3), 0.2), rng.random((SIZE, SIZE, 3))):
+        light = np.linspace(0.3, 1.2, SIZE)[:, None, None]
+        colour = np.where(hidden[None, :, None], other, light * np.array(skin) * (1 + 0.05 * rng.normal(size=(SIZE, SIZE, 1))))
+        weight = jnp.ones(SIZE * SIZE, jnp.float32)
+        found = skin_colour(lambda x: x.reshape(SIZE, SIZE), weight, jnp.asarray(colour.reshape(-1, 3), jnp.float32), pixel)
+        found = np.asarray(found).reshape(SIZE, SIZE)
+        edge = int(share * SIZE)
+        assert found[:, edge + 5 :].min() > 0.8
+        assert np.quantile(found[:, : edge - 5], 0.95) < 0.3
+
+
 def test_pixels_improve_a_landmark_fit(toy):
     truth, observation = pictured(toy, 4)
     rng = np.random.default_rng(4)
@@ -200,3 +219,69 @@ def test_errors(toy):
     with pytest.raises(fj.FitjaxError, match="an observation with pixels"):
         fj.fit(observation, model=toy, losses=losses)
     assert truth
+
+
+def test_stages_of_a_photometric_fit(toy):
+    """Landmarks → model → residual maps on a face that the model cannot draw: pixels are explained better stage by stage."""
+    model = replace(toy, detail_size=32)
+    truth, observation = pictured(model, 8)
+    v, u = np.meshgrid(np.linspace(0, 1, 32), np.linspace(0, 1, 32), indexing="ij")
+    spots = jnp.asarray(0.4 * np.sin(30 * u + 3)[..., None] * np.sin(25 * v)[..., None] * np.ones(3), jnp.float32)
+    detailed = truth | model.no_detail() | {"detail_albedo": spots}
+    face = _shown(model, detailed, observation)
+    image = jnp.full((SIZE * SIZE, 3), 0.1).at[face.pixel].set(jnp.where(face.covered[:, None], face.colour, 0.1))
+    observation = replace(observation, image=image.reshape(SIZE, SIZE, 3))
+    losses = fj.photometric_losses(observation)
+    stages = fj.photometric_stages(observation, until="detail", fast=True)
+    assert [s.name for s in stages] == ["landmarks", "model", "detail"]
+    # A crop of 48 pixels is coarse as it is.
+    stages[1] = replace(stages[1], halvings=0)
+    solution = fj.fit(observation, model=model, losses=losses, stages=stages)
+    assert solution.status == fj.Status.CONVERGED
+    model_stage, detail = solution.history["model"], solution.history["detail"]
+    # The unit of the residuals, their spread, is taken anew per outer step; within the last one costs compare.
+    assert model_stage["photometric"][-1] < model_stage["photometric"][0]
+    assert detail["full"][-1] < 0.5 * detail["full"][0] and detail["shape_pair"][-1] <= detail["shape_pair"][0]
+    assert {"detail_albedo", "detail_shape"} <= set(solution.params)
+
+    @jax.jit
+    def errors(params):
+        frozen = frozen_at(model, params, observation)
+        prediction = predict(model, params, observation, frozen)
+        weight = frozen.pixels.weight / frozen.pixels.weight.sum()
+        differences = [compare(rendered(prediction, observation, version, version), observation) for version in ("proxy", "full")]
+        return [jnp.sqrt(jnp.sum(weight * (d**2).mean(-1))) for d in differences]
+
+    proxy, full = (float(x) for x in errors(solution.params))
+    assert full < 0.7 * proxy and proxy < 0.1
+    # The map holds the spots that the model lacks, where it was read.
+    shown = texels_read(model, solution.params, observation)
+    found, true = (np.asarray(x)[shown].mean(-1) for x in (solution.params["detail_albedo"], spots))
+    assert shown.sum() > 30 and np.corrcoef(found, true)[0, 1] > 0.95
+
+
+def texels_read(model, params, observation):
+    """(32, 32) which texels some pixel shows that the residual maps fully read."""
+    frozen = frozen_at(model, params, observation)
+    u, v = np.asarray(frozen.face.uv)[np.asarray(frozen.pixels.detail_weight) > 0.5].T
+    texels = np.zeros((32, 32), bool)
+    texels[np.clip(((1 - v) * 32).astype(int), 0, 31), np.clip((u * 32).astype(int), 0, 31)] = True
+    return texels
+
+
+@pytest.mark.parametrize("until, names", [("landmarks", ["landmarks"]), ("photometric", ["landmarks", "model"])])
+def test_stages_go_as_far_as_asked(toy, until, names):
+    _, observation = pictured(toy, 9)
+    losses = fj.photometric_losses(observation)
+    for fast in (False, True):
+        stages = fj.photometric_stages(observation, until=until, fast=fast)
+        assert [s.name for s in stages] == names
+        assert all(set(s.losses) <= set(losses) for s in stages)
+
+
+def test_stages_until_nowhere(toy):
+    _, observation = pictured(toy, 9)
+    with pytest.raises(fj.FitError, match="until 'pixels': expected landmarks, photometric or detail"):
+        fj.photometric_stages(observation, until="pixels")
+    with pytest.raises(fj.FitError, match="the observation has no pixels"):
+        fj.photometric_losses(replace(observation, image=None))
