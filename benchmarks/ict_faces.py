@@ -1,8 +1,8 @@
 """Faces that the embedded model did not make: ICT-FaceKit's scans and expressions, registered to its topology.
 
-A fit to a face drawn from the model itself is an inverse crime: what the model cannot show never occurs. Here the mean of ICT-FaceKit is registered to the
-embedded mesh once, each vertex is attached to the point of ICT's surface that it came to lie on, and follows it through ICT's own identities and
-expressions. So the truth has landmarks, parts and vertices that correspond, and shapes that lie outside the fitted span.
+A fit to a face drawn from the model itself is an inverse crime: what the model cannot show never occurs. Here the mean of ICT-FaceKit is
+registered to the embedded mesh once, each vertex is attached to the point of ICT's surface that it came to lie on, and follows it through ICT's
+own identities and expressions. So the truth has landmarks, parts and vertices that correspond, and shapes that lie outside the fitted span.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def ict_model(model: LinearModel) -> LinearModel:
         triangles = data["triangles"].astype(int)
         marks = data["landmarks68_readme"]
         names = tuple(str(n) for n in data["expression_names"])
-        deltas = np.concatenate([data["identity_001mm"][:IDENTITIES], data["expression_001mm"]]).astype(np.float64) * 1e-5
+        deltas = (
+            np.concatenate([data["identity_001mm"][:IDENTITIES], data["expression_001mm"]]).astype(np.float64) * 1e-5
+        )
     skin = triangles[(triangles < _SKIN).all(1)]
     # Landmarks of the jaw are drawn differently from model to model; the chin alone is the same.
     used = np.array([8, *range(17, 68)])
@@ -63,7 +65,9 @@ def ict_model(model: LinearModel) -> LinearModel:
     # Lips and lids lie close together: without the normals, one would follow the other.
     triangle, barycentric, distance = closest_point(placed, neutral, skin)
     normal = surface_points(vertex_normals(neutral, skin), skin, triangle, barycentric)
-    agrees = (normal * vertex_normals(placed, faces)).sum(1) > _AGREES * np.maximum(np.linalg.norm(normal, axis=1), 1e-9)
+    agrees = (normal * vertex_normals(placed, faces)).sum(1) > _AGREES * np.maximum(
+        np.linalg.norm(normal, axis=1), 1e-9
+    )
     on_skin = np.zeros(len(source), bool)
     on_skin[faces] = True
     held = on_skin & agrees & (distance < _REACH)

@@ -1,9 +1,10 @@
 """How far a start may be off: PRDL next to silhouettes, Chamfer distance and landmarks, on faces that the model did not make.
 
-``python -m benchmarks --only prdl_basin``. Targets are label maps rendered from ICT-FaceKit's identities and expressions (:mod:`benchmarks.ict_faces`). Every
-loss gets the same starts, the same Adam with the same number of steps, the same prior, a weight under which a shift of 1 % of the face size costs
-the same, and the step size that suits it best on faces of their own. A start is the mean face, neutral unless its row says otherwise, at the pose of
-the face and then moved. It succeeds when the samples of all parts come to lie within 3 % of the face size of their true places on average.
+``python -m benchmarks --only prdl_basin``. Targets are label maps rendered from ICT-FaceKit's identities and expressions
+(:mod:`benchmarks.ict_faces`). Every loss gets the same starts, the same Adam with the same number of steps, the same prior, a weight under which
+a shift of 1 % of the face size costs the same, and the step size that suits it best on faces of their own. A start is the mean face, neutral
+unless its row says otherwise, at the pose of the face and then moved. It succeeds when the samples of all parts come to lie within 3 % of the
+face size of their true places on average.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ import optax
 
 import fitjax as fj
 from benchmarks import prdl_rivals as rivals
-from benchmarks.prdl_scenes import EVERYTHING, Scene, make_scene, models, random_expression, reprojection_error, solve, with_labels
+from benchmarks.prdl_scenes import (
+    EVERYTHING,
+    Scene,
+    make_scene,
+    models,
+    random_expression,
+    reprojection_error,
+    solve,
+    with_labels,
+)
 from benchmarks.report import Report, Table, Target
 from fitjax.geometry.rotation import rotation_exp
 from fitjax.losses.core import Loss
@@ -81,7 +91,11 @@ def start_from(best: Params, scene: Scene, move: Move, rng: np.random.Generator)
     place[:2] += move.displaced * metres * np.array([np.cos(angle), np.sin(angle)])
     code = np.zeros(model.n_expression, np.float32)
     if move.expression:
-        for name in rng.choice(("jawOpen", "mouthPucker", "mouthSmileLeft", "mouthFrownRight", "eyeBlinkRight", "browInnerUp"), 3, replace=False):
+        for name in rng.choice(
+            ("jawOpen", "mouthPucker", "mouthSmileLeft", "mouthFrownRight", "eyeBlinkRight", "browInnerUp"),
+            3,
+            replace=False,
+        ):
             code[model.expression_names.index(str(name))] = 0.8
     rotation = jnp.matmul(pose["rotation"], turn, precision="highest")
     return {
@@ -114,7 +128,9 @@ def contenders() -> dict[str, Any]:
     surface = rivals.surface_per_sample(models()[0])
     named: dict[str, Any] = {"PRDL": lambda case: fj.part_reprojection()}
     for sigma in SIGMAS:
-        named[f"silhouettes, σ {100 * sigma:.0f} %"] = lambda case, s=sigma: rivals.silhouettes(case.scene.labels, s, surface)
+        named[f"silhouettes, σ {100 * sigma:.0f} %"] = lambda case, s=sigma: rivals.silhouettes(
+            case.scene.labels, s, surface
+        )
     named["Chamfer"] = lambda case: rivals.chamfer()
     named["478 true landmarks"] = lambda case: fj.landmarks("mediapipe478")
     return named
@@ -123,7 +139,10 @@ def contenders() -> dict[str, Any]:
 def _moved(params: Params, shift: np.ndarray, turn: np.ndarray) -> Params:
     pose = params["pose"]
     rotation = jnp.matmul(pose["rotation"], rotation_exp(jnp.asarray(turn, jnp.float32)), precision="highest")
-    return {**params, "pose": {"rotation": rotation, "translation": pose["translation"] + jnp.asarray(shift, jnp.float32)}}
+    return {
+        **params,
+        "pose": {"rotation": rotation, "translation": pose["translation"] + jnp.asarray(shift, jnp.float32)},
+    }
 
 
 _costs = jax.jit(costs)
@@ -157,7 +176,12 @@ def fair_weight(case: Case, loss: Loss) -> float:
 
 def stage(rate: float) -> fj.Stage:
     rates = {group: np.float32(rate) for group in EVERYTHING}
-    return fj.Stage(EVERYTHING, fj.FirstOrder(_ADAM, max_steps=STEPS, patience=10 * STEPS, rates=rates), outer_steps=OUTER, budget=True)
+    return fj.Stage(
+        EVERYTHING,
+        fj.FirstOrder(_ADAM, max_steps=STEPS, patience=10 * STEPS, rates=rates),
+        outer_steps=OUTER,
+        budget=True,
+    )
 
 
 def errors(cases: list[Case], make: Any, factor: float, rate: float, moves: list[tuple[str, int]]) -> np.ndarray:
@@ -200,11 +224,24 @@ def run(quick: bool) -> Report:
         rows.append([name, *(f"{share[m]:.0f}" for m in MOVES)])
         columns = [k for k, (n, _) in enumerate(moves) if n == HARD]
         hard[name] = (share[HARD], 100 * float(np.median(found[:, columns])))
-        hard_rows.append([name, f"{rate:g}", share[HARD], *(100 * float(np.percentile(found[:, columns], q)) for q in (50, 90)), 100 * float(np.median(found))])
+        hard_rows.append(
+            [
+                name,
+                f"{rate:g}",
+                share[HARD],
+                *(100 * float(np.percentile(found[:, columns], q)) for q in (50, 90)),
+                100 * float(np.median(found)),
+            ]
+        )
         report.facts[name] = {"rate": rate, "factor": factor, "errors": found}
     reached = 100 * float(np.mean([reprojection_error(c.best, c.scene) for c in cases]))
     report.tables.append(
-        Table("Starts that came within 3 %, percent of them", ["loss", *MOVES], rows, f"{len(cases)} faces, one start each; of the last column {len(columns)} each.")
+        Table(
+            "Starts that came within 3 %, percent of them",
+            ["loss", *MOVES],
+            rows,
+            f"{len(cases)} faces, one start each; of the last column {len(columns)} each.",
+        )
     )
     report.tables.append(
         Table(
@@ -220,7 +257,7 @@ def run(quick: bool) -> Report:
     failed, theirs = 100 - hard["PRDL"][0], 100 - silhouettes[best][0]
     report.targets += [
         Target(f"PRDL success, {HARD}", 90, hard["PRDL"][0], "%", at_least=True),
-        Target("PRDL failures over the best silhouettes' failures", 0.5, failed / theirs if theirs else None, ""),
+        Target("PRDL failures beyond half of the best silhouettes' failures", 0, failed - theirs / 2, "points"),
     ]
     if not quick:
         _plot(report, tuning[1], known)

@@ -33,7 +33,14 @@ _SETS = tuple(map(sample_set, PARTS))
 
 @fj.value
 def _silhouettes(
-    pred: Prediction, obs: Observation, *, target: Array, scale: Array, surface: Array, sigma: Array, visible_sets: tuple[str, ...]
+    pred: Prediction,
+    obs: Observation,
+    *,
+    target: Array,
+    scale: Array,
+    surface: Array,
+    sigma: Array,
+    visible_sets: tuple[str, ...],
 ) -> Float[Array, ""]:
     """Mean squared difference of blurred occupancies; each part in units of its own target's strength.
 
@@ -73,13 +80,19 @@ def silhouettes(labels: np.ndarray, sigma: float, surface: np.ndarray) -> Loss:
     target = np.stack([ndimage.gaussian_filter(m, wide, mode="constant", truncate=5) for m in masks])[:, ::step, ::step]
     strength = (target**2).mean((1, 2))
     scale = np.where(strength > 0, 1 / np.maximum(strength, 1e-12), 0).astype(np.float32)
-    return _silhouettes(target=target, scale=scale, surface=np.asarray(surface, np.float32), sigma=np.float32(sigma), visible_sets=_SETS)
+    return _silhouettes(
+        target=target, scale=scale, surface=np.asarray(surface, np.float32), sigma=np.float32(sigma), visible_sets=_SETS
+    )
 
 
 def surface_per_sample(model: Any) -> np.ndarray:
     """(P,) square metres of the mean face's surface that a sample of each part stands for: samples are uniform, so the model's map of parts says."""
     vertices, uv = np.asarray(model.mean, np.float64), np.asarray(model.uv)
-    triangles, uv_triangles, parts = np.asarray(model.triangles), np.asarray(model.uv_triangles), np.asarray(model.uv_parts)
+    triangles, uv_triangles, parts = (
+        np.asarray(model.triangles),
+        np.asarray(model.uv_triangles),
+        np.asarray(model.uv_parts),
+    )
     corners = vertices[triangles]
     area = 0.5 * np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
     middle = uv[uv_triangles].mean(1)
@@ -88,7 +101,9 @@ def surface_per_sample(model: Any) -> np.ndarray:
     row = ((1 - middle[:, 1]) * height).astype(int).clip(0, height - 1)
     # The middle of a small triangle decides for all of it; errors along the outlines cancel.
     label = parts[row, column]
-    return np.array([area[label == k].sum() / len(model.sampled[sample_set(p)].samples) for k, p in enumerate(PARTS, 1)])
+    return np.array(
+        [area[label == k].sum() / len(model.sampled[sample_set(p)].samples) for k, p in enumerate(PARTS, 1)]
+    )
 
 
 #: Points of a part that the Chamfer distance uses, of each set.

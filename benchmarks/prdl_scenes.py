@@ -101,12 +101,22 @@ def make_scene(expression: Mapping[str, float], seed: int) -> Scene:
 
 def random_expression(rng: np.random.Generator) -> dict[str, float]:
     """Some of ICT's expressions, moderately."""
-    choice = ("jawOpen", "mouthSmile_L", "mouthSmile_R", "mouthPucker", "browInnerUp_L", "browDown_R", "eyeBlink_L", "mouthLeft", "mouthFunnel")
+    choice = (
+        "jawOpen",
+        "mouthSmile_L",
+        "mouthSmile_R",
+        "mouthPucker",
+        "browInnerUp_L",
+        "browDown_R",
+        "eyeBlink_L",
+        "mouthLeft",
+        "mouthFunnel",
+    )
     return {str(n): float(rng.uniform(0.2, 0.7)) for n in rng.choice(choice, 3, replace=False)}
 
 
-def spoil(labels: np.ndarray, rng: np.random.Generator, *, boundary: float = 1.5, missing: float = 0.1) -> np.ndarray:
-    """A label map as a parser might have drawn it: outlines off by about ``boundary`` pixels, smoothly, and parts missing at this rate."""
+def spoil(labels: np.ndarray, rng: np.random.Generator, *, boundary: float = 0.75, missing: float = 0.1) -> np.ndarray:
+    """A label map as a parser might have drawn it: outlines off by some ``boundary`` pixels along either axis, parts missing at this rate."""
     field = ndimage.gaussian_filter(rng.normal(size=(2, *labels.shape)), (0, 5, 5))
     field *= boundary / field.std()
     row, column = np.meshgrid(*map(np.arange, labels.shape), indexing="ij")
@@ -116,12 +126,16 @@ def spoil(labels: np.ndarray, rng: np.random.Generator, *, boundary: float = 1.5
     return np.where(np.isin(result, lost), 0, result).astype(np.uint8)
 
 
-def with_labels(observation: fj.Observation, labels: np.ndarray, crop_of: fj.Observation, **options: Any) -> fj.Observation:
+def with_labels(
+    observation: fj.Observation, labels: np.ndarray, crop_of: fj.Observation, **options: Any
+) -> fj.Observation:
     """:func:`fitjax.with_parts` for a map that covers the crop of another observation of the photo."""
     return fj.with_parts(observation, labels, "fitjax", image_from_labels=crop_placement(crop_of), **options)
 
 
-def solve(model: Any, observation: fj.Observation, losses: dict[str, Any], stages: list[Any], start: Params | None = None) -> Params:
+def solve(
+    model: Any, observation: fj.Observation, losses: dict[str, Any], stages: list[Any], start: Params | None = None
+) -> Params:
     """Fitted parameters; arrays in losses, observation and start may change without compiling anew."""
     return run_one(model, observation, losses, stages, start).params
 
@@ -145,7 +159,9 @@ def _regions() -> tuple[np.ndarray, np.ndarray]:
 
         return np.nonzero(skin & (cKDTree(points).query(mean)[0] < reach))[0]
 
-    return near(np.asarray(model.sampled["mediapipe478"].mean), _FACE), near(np.asarray(model.sampled["ibug68"].mean)[_EYES_MOUTH], _NEAR)
+    return near(np.asarray(model.sampled["mediapipe478"].mean), _FACE), near(
+        np.asarray(model.sampled["ibug68"].mean)[_EYES_MOUTH], _NEAR
+    )
 
 
 def vertex_errors(params: Params, scene: Scene) -> tuple[float, float]:
