@@ -8,18 +8,12 @@ import numpy as np
 from safetensors import safe_open
 
 from basis.surface import Samples
+from fitjax.model.basis_writer import quantise, serialise
+
+__all__ = ["dequantised", "quantise", "read", "read_samples", "sample_tensors", "serialise", "write"]
 
 DATA = Path(__file__).parent.parent / "fitjax" / "data"
 EMBEDDED = DATA / "embedded.safetensors"
-_LARGEST_STEP = 32767
-_DTYPES = {"float32": "F32", "int32": "I32", "int16": "I16", "uint8": "U8"}
-
-
-def quantise(modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int16 steps (K, V, 3) and metres per step (K,); a mode's largest displacement uses the whole range."""
-    scale = np.abs(modes).max((1, 2)) / _LARGEST_STEP
-    steps = np.rint(modes / np.maximum(scale, 1e-30)[:, None, None]).astype(np.int16)
-    return steps, scale.astype(np.float32)
 
 
 def sample_tensors(samples: dict[str, Samples]) -> dict[str, np.ndarray]:
@@ -29,24 +23,6 @@ def sample_tensors(samples: dict[str, Samples]) -> dict[str, np.ndarray]:
         tensors[f"samples.{name}.triangle"] = value.triangle.astype(np.int32)
         tensors[f"samples.{name}.barycentric"] = value.barycentric.astype(np.float32)
     return tensors
-
-
-def serialise(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
-    """A safetensors file with names in order. The library's own writer orders metadata at random, so hashes would differ."""
-    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
-    blocks, offset = [], 0
-    # Wide types first, as the library does, so that every tensor is aligned.
-    for name in sorted(tensors, key=lambda key: (-tensors[key].dtype.itemsize, key)):
-        value = np.ascontiguousarray(tensors[name])
-        block = value.tobytes()
-        header[name] = {
-            "dtype": _DTYPES[value.dtype.name], "shape": list(value.shape), "data_offsets": [offset, offset + len(block)],
-        }  # fmt: skip
-        blocks.append(block)
-        offset += len(block)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + b"".join(blocks)
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
