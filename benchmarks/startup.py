@@ -57,7 +57,7 @@ def note(event, seconds, **_):
             spent[part] = spent.get(part, 0.0) + seconds
 jax.monitoring.register_event_duration_secs_listener(note)
 from fitjax.cli.main import main
-code = main(["fit", sys.argv[1], "-o", sys.argv[2]])
+code = main(["fit", "--stages", "landmarks", sys.argv[1], "-o", sys.argv[2]])
 print(json.dumps({"code": code, "inside": time.perf_counter() - began, **spent}))
 """
 

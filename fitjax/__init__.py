@@ -19,7 +19,16 @@ if TYPE_CHECKING:
         LandmarkError,
         ParamsError,
     )
-    from fitjax.fit import Solution, default_losses, default_stages, fit, fit_batch, fit_shared
+    from fitjax.fit import (
+        Solution,
+        default_losses,
+        default_stages,
+        fit,
+        fit_batch,
+        fit_shared,
+        photometric_losses,
+        photometric_stages,
+    )
     from fitjax.geometry.camera import Camera, camera_from_K, make_camera
     from fitjax.image.photo import Photo, photo_from_array, read_photo
     from fitjax.landmark_files import read_landmarks

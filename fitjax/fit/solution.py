@@ -14,15 +14,12 @@ from fitjax.fit.covariance import Covariance, covariance
 from fitjax.fit.run import MAXIMUM_RESIDUAL, MAXIMUM_YAW_DEGREES, Outcome, head_frame, predict_final
 from fitjax.geometry.rotation import aflw2000_from_rotation
 from fitjax.losses.core import Loss
-from fitjax.model.params import Params
+from fitjax.model.params import APPEARANCE, Params
 from fitjax.model.protocol import Model
 from fitjax.observation.observation import Observation
 from fitjax.prediction import Prediction
 from fitjax.solve.stages import Stage
 from fitjax.solve.status import Status
-
-#: Groups that no landmark knows anything of.
-APPEARANCE = ("albedo", "light", "detail_albedo", "detail_shape")
 
 
 @dataclass(frozen=True)
@@ -108,10 +105,12 @@ class Solution:
         return np.asarray(self.prediction.pixels[name])
 
     def costs(self, before: bool = False) -> dict[str, float]:
-        """Cost per loss after the fit, or before its first stage."""
+        """Cost per loss after the last stage that used it, or before the first."""
         stages = list(self.history.values())
-        table = stages[0] if before else stages[-1]
-        return {k: float(v[0] if before else v[-1]) for k, v in table.items()}
+        found: dict[str, float] = {}
+        for table in reversed(stages) if before else stages:
+            found.update({k: float(v[0 if before else -1]) for k, v in table.items()})
+        return found
 
     def covariance(self, noise_pixels: float | None = None) -> Covariance:
         """Uncertainty from the Gauss-Newton Hessian at the solution; see :func:`fitjax.fit.covariance.covariance`.

@@ -30,6 +30,9 @@ import numpy as np
 from fitjax.errors import ParamsError
 from fitjax.geometry.rotation import polish_rotation, rotation_exp
 
+#: Groups that no landmark knows anything of.
+APPEARANCE = ("albedo", "light", "detail_albedo", "detail_shape")
+
 Params = dict[str, Any]
 Tangent = dict[str, Any]
 

@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Int
 
-from fitjax.model.params import Params, Tangent, polish, retract
+from fitjax.model.params import APPEARANCE, Params, Tangent, polish, retract
 from fitjax.pytree import pytree, replace, static
 from fitjax.solve.objective import Problem, bounds, clip_to_bounds, costs, prior_gradient_and_diagonal, rows
 from fitjax.solve.status import Status
@@ -128,19 +128,25 @@ def gauss_newton(problem: Problem, params: Params, zero: Tangent) -> tuple[Array
     """Residual rows r (R,), transposed Jacobian (n, R) over the flat tangent, and the priors' gradient and diagonal (n,), costs per loss."""
     parts = costs(problem, params)
     residuals = rows(problem, params)
-    blocks = []
-    # Group by group (in the order in which a dict is flattened), so that light never passes through the basis, nor pose through the albedo.
-    for group in sorted(zero):
-        flat, unravel = ravel_pytree(zero[group])
+    # Appearance apart from the rest, so that light never passes through the basis, nor pose through the albedo.
+    blocks: list[tuple[str, ...]] = [(group,) for group in sorted(zero) if group in APPEARANCE]
+    blocks.append(tuple(group for group in sorted(zero) if group not in APPEARANCE))
+    columns: dict[str, Array] = {}
+    for block in filter(None, blocks):
+        flat, unravel = ravel_pytree({group: zero[group] for group in block})
 
-        def at(flat: Array, group: str = group, unravel: Any = unravel) -> Array:
-            return rows(problem, retract(params, {group: unravel(flat)}))
+        def at(flat: Array, unravel: Any = unravel) -> Array:
+            return rows(problem, retract(params, unravel(flat)))
 
         _, push = jax.linearize(at, flat)
-        blocks.append(jax.vmap(push)(jnp.eye(flat.size, dtype=flat.dtype)))
+        jacobian_t = jax.vmap(push)(jnp.eye(flat.size, dtype=flat.dtype))
+        sizes = np.cumsum([ravel_pytree(zero[group])[0].size for group in block])[:-1]
+        columns.update(zip(block, jnp.split(jacobian_t, sizes)))
     gradient, diagonal = prior_gradient_and_diagonal(problem, params, zero)
     stacked = jnp.stack([parts[k] for k in problem.losses])
-    return residuals, jnp.concatenate(blocks), ravel_pytree(gradient)[0], ravel_pytree(diagonal)[0], stacked
+    # In the order in which a dict is flattened.
+    jacobian_t = jnp.concatenate([columns[group] for group in sorted(zero)])
+    return residuals, jacobian_t, ravel_pytree(gradient)[0], ravel_pytree(diagonal)[0], stacked
 
 
 def _linearise(problem: Problem, params: Params, mask: Tangent, zero: Tangent) -> Linearisation:
