@@ -92,8 +92,8 @@ def test_landmarks_arrive(other, name):
         surface_points(other.vertices, other.triangles, triangle, barycentric) - _truth(other.ours, name), axis=1
     )
     millimetres = distance * 1e3 / SCALE
-    # The jaw has no features along which it could slide: there, and only there, some points are off by two or three millimetres.
-    mean, most = (0.8, 2.5) if name == "mediapipe478" else (1.2, 3.5)
+    # The jaw has no features along which it could slide: there, and only there, points are off by two to four millimetres.
+    mean, most = (1.0, 3.0) if name == "mediapipe478" else (1.5, 4.5)
     assert millimetres.mean() < mean and np.quantile(millimetres, 0.95) < most, (millimetres.mean(), millimetres.max())
     if len(millimetres) == 68:
         assert millimetres[17:].mean() < 0.5

@@ -45,7 +45,7 @@ MAP_SIZE = 512
 _MARGIN = 0.02
 
 #: Metres by which known points have to spread for their stretch to count half.
-_STRETCH = 0.01
+_STRETCH = 0.015
 
 #: As for the landmarks of the embedded basis, with fewer steps where little moves.
 _SCHEDULE = tuple(replace(stage, steps=2 if stage.stiffness >= 100 else 3) for stage in SCHEDULE)
