@@ -142,6 +142,8 @@ def test_the_report_knows_the_space_and_the_fit(other):
     report = other.found.report
     assert report.warnings == () and report.residual < 0.2 and report.held > 0.97
     assert 0.95 < report.scale / SCALE < 1.1
+    bad = replace(report, residual=3.0, held=0.5, folded=0.3, landmarks=12.0, missing=("eyeballs",)).warnings
+    assert len(bad) == 5 and "3.00 mm apart" in bad[0] and "eyeballs" in bad[-1]
     assert "metres" in report.off_head_space[0] and "turned by 1" in report.off_head_space[1]
 
 

@@ -66,7 +66,7 @@ class Report:
         moved: mean non-rigid displacement. folded: share of our triangles that the registration turned over.
         landmarks: mean distance of the given 68 points (without the jaw) from ours after the similarity; NaN if none were given.
         scale, rotation, translation: other = scale · rotation · ours + translation, in the other model's units.
-        missing: parts that the other mesh does not have.
+        missing: parts that the other mesh does not have; ``eyeballs`` where irises and eyes lie on whatever is between the lids.
     """
 
     residual: float
@@ -210,7 +210,7 @@ def annotate(
             scale=scale,
             rotation=rotation,
             translation=translation,
-            missing=tuple(p for p in PARTS if p not in found),
+            missing=(*(() if (parts == EYEBALL).any() else ("eyeballs",)), *(p for p in PARTS if p not in found)),
         ),
     )
 
