@@ -30,8 +30,11 @@ _TABLE = {"skin": 1, "other": 0}
 #: The masks go from 0 to 15.
 _HALF = 7.5
 
-#: Factors on the default weight.
-WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0)
+#: Factors on the default weight; nearly none is the landmarks alone with as many steps.
+_NONE = 1e-6
+WEIGHTS = (0.1, 0.3, 1.0, 3.0)
+
+NAMES = {0.0: "landmarks only, defaults", _NONE: "landmarks only, 30 steps more"}
 
 #: The 68 landmarks: jaw, and the rest.
 _JAW, _INNER = slice(0, 17), slice(17, 68)
@@ -108,7 +111,7 @@ def run(quick: bool) -> Report:
     rows: list[list[Any]] = []
     start: list[fj.Solution] = []
     outlines = {}
-    for weight in (0.0, *((0.3,) if quick else WEIGHTS)):
+    for weight in (0.0, _NONE, *((0.3,) if quick else WEIGHTS)):
         found = []
         for k, case in enumerate(photos):
             losses = fj.default_losses(case.seen)
@@ -127,7 +130,7 @@ def run(quick: bool) -> Report:
         outlines[weight] = np.array(found)
         rows.append(
             [
-                f"{weight:g}" if weight else "landmarks only",
+                NAMES.get(weight, f"{weight:g}"),
                 *(float(x) for x in np.mean(found, 0)),
                 *(float(f[0]) for f in found),
             ]
@@ -135,7 +138,7 @@ def run(quick: bool) -> Report:
     columns = ["weight ×", "IoU %", "jaw line %", "other landmarks %", *(f"IoU, photo {k}" for k in range(len(photos)))]
     report.tables.append(Table("Outline of the face below the brows; landmarks in percent of their box", columns, rows))
     shown = 0.3 if quick else 1.0
-    gain = float(outlines[shown][:, 0].mean() - outlines[0.0][:, 0].mean())
+    gain = float(outlines[shown][:, 0].mean() - max(outlines[w][:, 0].mean() for w in NAMES))
     report.targets.append(
         Target(f"IoU with an independent mask, weight × {shown:g}: higher by", 1.5, gain, "points", at_least=True)
     )
