@@ -122,7 +122,7 @@ def random_residuals(model: TexturedModel, rng: np.random.Generator) -> Params:
 
 
 def photograph(model: TexturedModel, truth: Params, name: str, rng: np.random.Generator, noise: float = 2.0) -> Scene:
-    """The face before a background of one colour, clipped to [0, 1] as a photo is, with landmarks of the set ``name`` that are off by ``noise`` pixels
+    """The face before a background of one colour, clipped to [0, 1] as a photo is, landmarks of the set ``name`` off by ``noise`` pixels
     of the crop (standard deviation per coordinate)."""
     n = len(model.shape.sample_library[name])
     camera = fj.make_camera(PHOTO, PHOTO)

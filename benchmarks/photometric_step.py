@@ -44,7 +44,7 @@ print(json.dumps(compile_once(int(sys.argv[1]), sys.argv[2])))
 
 @cache
 def model_of(level: int, part: str = "head") -> TexturedModel:
-    """The textured model; with ``part`` = front, its 22,288 triangles nearest to the tip of the nose (as in benchmarks.rasterize), all vertices kept."""
+    """The textured model; with ``part`` = front, its 22,288 triangles nearest to the tip of the nose (as in benchmarks.rasterize)."""
     model = textured(level)
     if part == "head":
         return model

@@ -143,6 +143,6 @@ def run(quick: bool = False) -> Report:
     """The benchmark."""
     report = Report("photometric_synthetic", "Photometric fit: synthetic recovery")
     _recovery(report, 6 if quick else 30)
-    _detail(report, 2 if quick else 10)
-    _tones(report, 2 if quick else 10)
+    _detail(report, 2 if quick else 4)
+    _tones(report, 2 if quick else 4)
     return report
