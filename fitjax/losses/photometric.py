@@ -7,12 +7,13 @@ rather than what is in front of it (:func:`trust_pixels`, frozen per outer step)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from fitjax.errors import FitjaxError
 from fitjax.geometry.rotation import safe_normalise
@@ -38,6 +39,22 @@ _TOO_MUCH = 2.5
 #: Window in which an untrusted spot may be a feature of the face, and the share of trusted skin around it from which on it is one.
 _SPOT = 25
 _AMID_SKIN = (0.45, 0.65)
+
+#: Skin in linear light, log(R/G) and log(B/G): the mean of the albedo model under white light (spread over tones and codes 0.1). Warm lamps and
+#: cameras make photos up to twice as saturated, never grey: less saturated than the first share of this counts for little, than the second fully.
+_SKIN = (0.58, -0.43)
+_SATURATED = (0.3, 0.7)
+
+#: Distance of log chromaticity from the photo's own skin at which a window counts half: a share of the skin's own distance from grey, as gloss and
+#: shade change saturated skin by more; and the least.
+_OTHER_COLOUR = 0.55
+_LEAST_OTHER = 0.4
+
+#: Saturation of the skin found (as above) from which on its colour says something, and all: pale skin in cold light is as grey as anything.
+_TELLING = (0.5, 0.9)
+
+#: Share of trusted skin around eyes and mouth below which something hides them, and above which nothing does.
+_HIDDEN = (0.2, 0.45)
 
 #: Cosine to the view below which a residual map reads nothing, and above which it reads fully.
 _GRAZING = (0.15, 0.4)
@@ -137,7 +154,8 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     """How far each pixel of the frozen face shows the face: :func:`pixel_trust`, less what hides it; and the spread of the residuals.
 
     Hair, glasses and hands differ from the rendered skin by more than it usually differs. The mean residual over a window counts against the median
-    over the face: a window that is off by 2.5 medians counts half, by 5 hardly at all.
+    over the face: a window that is off by 2.5 medians counts half, by 5 hardly at all. That breaks down when half of the face is hidden, and a fit
+    adapts to what it is shown; so what has another colour than skin counts for little from the start (:func:`_of_skin_colour`).
     """
     height, width = obs.image.shape[:2]
     # The proxies: residual maps explain whatever is in front of the face, too.
@@ -150,24 +168,56 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
 
     count = box_mean(picture(weight), _WINDOW)
     mean = (box_mean(picture(weight * size), _WINDOW) / jnp.maximum(count, 1e-3)).reshape(-1)[face.pixel]
-    trusted = weight > 0.5
+    skin = _of_skin_colour(picture, weight, obs.image.reshape(-1, 3)[face.pixel], face.pixel)
+    trusted = weight * skin > 0.5
     ordered = jnp.sort(jnp.where(trusted, mean, jnp.inf))
     middle = ordered[jnp.sum(trusted) // 2]
     middle = jnp.where(jnp.isfinite(middle), middle, 1.0)
     # The residual's norm over three channels is √3 times one channel's. Below two per cent nothing is an occluder.
     spread = jnp.maximum(middle / np.sqrt(3), NOISE)
     too_much = _TOO_MUCH * jnp.maximum(middle, 0.02)
-    shown = 1 / (1 + (mean / too_much) ** 4)
+    fitting = 1 / (1 + (mean / too_much) ** 4)
+    shown = skin * fitting
     # Small spots amid trusted skin are nostrils, brows and corners of eyes, which no model gets quite right, not things in front of the face.
-    wide = box_mean(picture(weight * shown), _SPOT) / jnp.maximum(box_mean(picture(weight), _SPOT), 1e-3)
-    shown = jnp.maximum(shown, _ramp(wide.reshape(-1)[face.pixel], *_AMID_SKIN))
-    # Of eyes and mouth the model knows too little to say that something hides them.
+    around = box_mean(picture(weight), _SPOT).reshape(-1)[face.pixel]
+    wide = box_mean(picture(weight * shown), _SPOT).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
+    shown = jnp.maximum(shown, _ramp(wide, *_AMID_SKIN))
+    # Residual maps come when the model is fitted to skin alone: what hides it then stands out, and oddly coloured skin (cold light, gloss) does not.
+    wide = box_mean(picture(weight * fitting), _SPOT).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
+    painted = jnp.maximum(fitting, _ramp(wide, *_AMID_SKIN))
+    # Of eyes and mouth the model knows too little to say that something hides them, unless the skin around them is hidden.
     seen = obs.image_valid.reshape(-1)[face.pixel] * face.covered
-    inner = jnp.maximum(face.detailed - face.trusted, 0) * seen
+    inner = jnp.maximum(face.detailed - face.trusted, 0) * seen * jnp.where(around > 0.05, _ramp(wide, *_HIDDEN), 1)
     # At the outline, and beside what hides the face, a pixel shows as much of that, and a texel gets few pixels: a residual would smear.
-    detail = (weight * shown + inner) * _ramp(_facing(pred, face), *_GRAZING)
+    detail = (weight * painted + inner) * _ramp(_facing(pred, face), *_GRAZING)
     inside = box_mean(picture(detail), _WINDOW).reshape(-1)[face.pixel]
     return PixelTrust(weight * shown, detail * _ramp(inside, *_WELL_INSIDE), spread)
+
+
+def _of_skin_colour(
+    picture: Callable[[Array], Array], weight: Float[Array, "P"], colour: Float[Array, "P 3"], pixel: Int[Array, "P"]
+) -> Float[Array, "P"]:
+    """How far the mean colour around each pixel is that of the face's skin, whose chromaticity is found by mean shift from what skin may look like.
+
+    Brightness does not count: that is the light's. Nor does the fit: what hides half of the face would have its say in it.
+    """
+    count = jnp.maximum(box_mean(picture(weight), _WINDOW), 1e-3)
+    around = jnp.stack([(box_mean(picture(weight * jnp.maximum(c, 0)), _WINDOW) / count).reshape(-1)[pixel] for c in colour.T], -1)
+    log = jnp.log(around + 1e-3)
+    chroma = jnp.stack([log[:, 0] - log[:, 1], log[:, 2] - log[:, 1]], -1)
+    usual = np.array(_SKIN, np.float32)
+    saturation = (usual / (usual @ usual)).astype(chroma.dtype)
+    # Never zero: under a very cold light all skin is unusual, and then it is what most of the face shows that counts.
+    likely = weight * jnp.maximum(_ramp(jnp.matmul(chroma, saturation, precision="highest"), *_SATURATED), 0.02)
+    near = likely
+    for _ in range(4):
+        middle = jnp.sum(near[:, None] * chroma, 0) / jnp.maximum(jnp.sum(near), 1e-6)
+        distance = jnp.linalg.norm(chroma - middle, axis=-1)
+        far = distance / jnp.maximum(_OTHER_COLOUR * jnp.linalg.norm(middle), _LEAST_OTHER)
+        near = likely / (1 + far**4)
+    # Nothing there that looks like skin (another kind of model, a grey picture): colour does not tell.
+    found = _ramp(jnp.matmul(middle, saturation, precision="highest"), *_TELLING)
+    return 1 - found * (1 - 1 / (1 + far**8))
 
 
 def _ramp(x: Array, low: float, high: float) -> Array:
