@@ -36,6 +36,9 @@ PHOTOMETRIC_WEIGHT = 1.8
 _WINDOW = 9
 _TOO_MUCH = 2.5
 
+#: The same for residual maps, which are there for what the model gets wrong: an eye with its rim is as large.
+_FEATURE = 49
+
 #: Window in which an untrusted spot may be a feature of the face, and the share of trusted skin around it from which on it is one.
 _SPOT = 25
 _AMID_SKIN = (0.45, 0.65)
@@ -60,7 +63,7 @@ _HIDDEN = (0.2, 0.45)
 _GRAZING = (0.15, 0.4)
 
 #: Mean weight around a pixel from which on a residual map begins to read it, and reads it fully.
-_WELL_INSIDE = (0.5, 0.85)
+_WELL_INSIDE = (0.35, 0.6)
 
 #: Least spread of residuals, sRGB: noise and compression of a photo.
 NOISE = 0.01
@@ -183,15 +186,16 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     wide = box_mean(picture(weight * shown), _SPOT).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
     shown = jnp.maximum(shown, _ramp(wide, *_AMID_SKIN))
     # Residual maps come when the model is fitted to skin alone: what hides it then stands out, and oddly coloured skin (cold light, gloss) does not.
-    wide = box_mean(picture(weight * fitting), _SPOT).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
+    around = box_mean(picture(weight), _FEATURE).reshape(-1)[face.pixel]
+    wide = box_mean(picture(weight * fitting), _FEATURE).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
     painted = jnp.maximum(fitting, _ramp(wide, *_AMID_SKIN))
     # Of eyes and mouth the model knows too little to say that something hides them, unless the skin around them is hidden.
     seen = obs.image_valid.reshape(-1)[face.pixel] * face.covered
     inner = jnp.maximum(face.detailed - face.trusted, 0) * seen * jnp.where(around > 0.05, _ramp(wide, *_HIDDEN), 1)
     # At the outline, and beside what hides the face, a pixel shows as much of that, and a texel gets few pixels: a residual would smear.
-    detail = (weight * painted + inner) * _ramp(_facing(pred, face), *_GRAZING)
-    inside = box_mean(picture(detail), _WINDOW).reshape(-1)[face.pixel]
-    return PixelTrust(weight * shown, detail * _ramp(inside, *_WELL_INSIDE), spread)
+    detail = weight * painted + inner
+    inside = _ramp(box_mean(picture(detail), _WINDOW).reshape(-1)[face.pixel], *_WELL_INSIDE)
+    return PixelTrust(weight * shown, detail * inside * _ramp(_facing(pred, face), *_GRAZING), spread)
 
 
 def _of_skin_colour(
