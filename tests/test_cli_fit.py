@@ -14,7 +14,7 @@ from toy import write_toy
 
 from fitjax.cli.main import main
 from fitjax.files.params import load_params
-from fitjax.files.result import MESH_FILES, RESULT_FILES
+from fitjax.files.result import MESH_FILES
 from fitjax.version import __version__
 
 # What is tested here is the way from photos to folders; the pixels have tests of their own, and a fit without them takes a tenth of the time.
@@ -130,18 +130,23 @@ def test_own_landmarks_and_continuing(tmp_path, capsys, astronaut_path):
     capsys.readouterr()
 
 
-def test_fast_fits_pixels_too(tmp_path, capsys, astronaut_path):
-    """The default path, landmarks → model → residual maps, in its fast form; `test_demo` has it in full."""
-    assert main(["fit", str(astronaut_path), "--fast", "--level", "0", "-o", str(tmp_path)]) == 0
-    assert capsys.readouterr().err == ""
-    folder = tmp_path / "astronaut"
-    assert {p.name for p in folder.iterdir()} == RESULT_FILES
-    report = _report(folder)
-    psnr = report["photometric"]["psnr_decibels"]
-    assert psnr["model_only"] > 19 and psnr["with_residual"] > psnr["model_only"] + 4
-    assert report["albedo"]["residual"] == ["detail_albedo", "detail_shape"] and report["reliable"]
-    assert {"photometric", "full", "shape_pair", "landmarks"} & set(report["losses"]["after"])
-    assert np.linalg.norm(_eyes(folder) - EYES) < 4
+def test_fast_chooses_the_fast_stages(astronaut_path, monkeypatch, capsys, tmp_path):
+    """What --fast asks of the fitter; `test_photometric` fits with these stages, `test_demo` with the full ones."""
+    import fitjax.cli.fit_command as command
+
+    asked = []
+
+    def refuse(observations, *, stages, **_):
+        asked.append(stages)
+        raise fj.FitError("enough")
+
+    monkeypatch.setattr(command, "fit_batch", refuse)
+    for option in ([], ["--fast"]):
+        assert main(["fit", str(astronaut_path), *option, "-o", str(tmp_path / "out")]) != 0
+    capsys.readouterr()
+    full, fast = asked
+    assert [s.name for s in full] == [s.name for s in fast] == ["landmarks", "model", "detail"]
+    assert fast[1].halvings == full[1].halvings + 1 and fast[2].solver.max_steps <= 0.5 * full[2].solver.max_steps
 
 
 def test_pixels_of_a_model_without_albedo(tmp_path, capsys, astronaut_path):

@@ -194,7 +194,10 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     inner = jnp.maximum(face.detailed - face.trusted, 0) * seen * jnp.where(around > 0.05, _ramp(wide, *_HIDDEN), 1)
     # At the outline, and beside what hides the face, a pixel shows as much of that, and a texel gets few pixels: a residual would smear.
     detail = weight * painted + inner
-    inside = _ramp(box_mean(picture(detail), _WINDOW).reshape(-1)[face.pixel], *_WELL_INSIDE)
+    # Pixels that the photo lacks or a mask takes out say nothing for or against their neighbours.
+    missing = picture(1 - obs.image_valid.reshape(-1)[face.pixel].astype(weight.dtype))
+    around = jnp.maximum(1 - box_mean(missing, _WINDOW), 0.05)
+    inside = _ramp((box_mean(picture(detail), _WINDOW) / around).reshape(-1)[face.pixel], *_WELL_INSIDE)
     return PixelTrust(weight * shown, detail * inside * _ramp(_facing(pred, face), *_GRAZING), spread)
 
 
