@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fitjax.cli.beside import file_of
 from fitjax.cli.label_maps import face_mask, find_labels, observe_labels, read_labels
 from fitjax.detect import Detector, detect_faces
 from fitjax.errors import FitjaxError, ImageError, LandmarkError
@@ -104,17 +105,22 @@ def find_landmarks(photo: Path, landmarks: Path) -> Path:
     Raises:
         LandmarkError: the folder has none.
     """
-    if not landmarks.is_dir():
-        return landmarks
-    for ending in LANDMARK_ENDINGS:
-        if (landmarks / f"{photo.stem}{ending}").is_file():
-            return landmarks / f"{photo.stem}{ending}"
-    raise LandmarkError(f"{landmarks}: no landmarks for {photo.name}; expected {photo.stem}.pts, .npy or .json")
+    found = file_of(photo, landmarks, LANDMARK_ENDINGS)
+    if found is None:
+        raise LandmarkError(f"{landmarks}: no landmarks for {photo.name}; expected {photo.stem}.pts, .npy or .json")
+    return found
 
 
 def find_mask(photo: Path, mask: Path) -> Path:
-    """The mask of a photo: the file itself, or <stem>.png in a folder."""
-    return mask / f"{photo.stem}.png" if mask.is_dir() else mask
+    """The mask of a photo: the file itself, or <stem>.png in a folder.
+
+    Raises:
+        ImageError: the folder has none.
+    """
+    found = file_of(photo, mask, (".png",))
+    if found is None:
+        raise ImageError(f"{mask}: no mask for {photo.name}; expected {photo.stem}.png")
+    return found
 
 
 def read_mask(path: Path, photo: Photo) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from fitjax.cli.beside import file_of
 from fitjax.errors import FitjaxError, ImageError
 from fitjax.image.photo import Photo
 from fitjax.observation.observation import Observation
@@ -24,12 +25,10 @@ def find_labels(photo: Path, labels: Path) -> Path:
     Raises:
         ImageError: the folder has none.
     """
-    if not labels.is_dir():
-        return labels
-    for ending in LABEL_ENDINGS:
-        if (labels / f"{photo.stem}{ending}").is_file():
-            return labels / f"{photo.stem}{ending}"
-    raise ImageError(f"{labels}: no label map for {photo.name}; expected {photo.stem}.png or .npy")
+    found = file_of(photo, labels, LABEL_ENDINGS)
+    if found is None:
+        raise ImageError(f"{labels}: no label map for {photo.name}; expected {photo.stem}.png or .npy")
+    return found
 
 
 def read_labels(path: Path) -> np.ndarray:
