@@ -60,7 +60,7 @@ def test_bad_label_maps(tmp_path):
     observation = fj.make_observation({"ibug68": np.random.default_rng(0).uniform(5, 35, (68, 2))}, image_size=(60, 40))
     np.save(tmp_path / "seven.npy", np.full((20, 30), 77))
     with pytest.raises(fj.FitjaxError, match=r"seven\.npy"):
-        observe_labels(observation, PHOTO, tmp_path / "seven.npy", read_table("lapa"))
+        observe_labels(observation, PHOTO, read_labels(tmp_path / "seven.npy"), read_table("lapa"), tmp_path / "seven.npy")
 
 
 def test_tables(tmp_path):

@@ -32,6 +32,7 @@ from fitjax.model.load import EMBEDDED, load_basis
 from fitjax.model.params import check_params
 from fitjax.model.textured import load_textured
 from fitjax.observation.observation import Observation, neutral_observation
+from fitjax.observation.part_tables import LabelTable
 from fitjax.solve.stages import Stage
 
 #: One compiled program serves every batch; a single photo is a batch of one.
@@ -86,6 +87,7 @@ def run_fit(options: Fit, began: float | None = None) -> int:
             f"--landmarks {options.landmarks}: one file for {len(photos)} photos; give a folder of files"
         )
     loading = time.perf_counter()
+    table = None if options.labels is None else read_table(options.label_table)
     model, until = _model(options)
     start = None if options.start is None else _load_start(options.start, model)
     clock.once["load_model"] = time.perf_counter() - loading
@@ -108,7 +110,7 @@ def run_fit(options: Fit, began: float | None = None) -> int:
             progress.update(task, total=(progress.tasks[task].total or 0) + extra)
 
         recipe = _Recipe(until, options.fast)
-        for batch in _batches(options, photos, detector, size, recipe.pixels, more_faces):
+        for batch in _batches(options, photos, detector, size, recipe.pixels, table, more_faces):
             for row in _fit_batch(batch, size, model, recipe, start, options.out, detector, clock):
                 rows.append(row)
                 progress.advance(task)
@@ -122,8 +124,6 @@ def _model(options: Fit) -> tuple[Any, Depth]:
     Raises:
         BasisError: no such model, or pixels are asked of one that has no albedo.
     """
-    if options.labels is not None:
-        read_table(options.label_table)
     textured = options.model == EMBEDDED
     until: Depth = options.stages or ("detail" if textured else "landmarks")
     load = load_basis if until == "landmarks" else load_textured
@@ -195,6 +195,7 @@ def _batches(
     detector: Detector | None,
     size: int,
     pixels: bool,
+    table: LabelTable | None,
     more_faces: Callable[[int], None],
 ) -> Iterator[list[Job]]:
     """Jobs in input order, ``size`` at a time; a failed photo keeps its slot."""
@@ -213,7 +214,7 @@ def _batches(
                 pixels=pixels,
                 mask=options.mask,
                 labels=options.labels,
-                table=None if options.labels is None else read_table(options.label_table),
+                table=table,
             )
         )
         more_faces(len(jobs) - 1)

@@ -137,17 +137,6 @@ def read_mask(path: Path, photo: Photo) -> np.ndarray:
     return picture.rgb.mean(-1, dtype=np.float32) / 255
 
 
-def _shown(
-    path: Path, photo: Photo, mask: Path | None, labels: Path | None, table: LabelTable | None
-) -> np.ndarray | None:
-    """What of the photo shows the face, as far as anything says so; a mask by hand comes before a parser's."""
-    if mask is not None:
-        return read_mask(find_mask(path, mask), photo)
-    if labels is None or table is None:
-        return None
-    return face_mask(read_labels(find_labels(path, labels)), table, photo)
-
-
 def make_jobs(
     path: Path,
     name: str,
@@ -184,13 +173,17 @@ def make_jobs(
         if all_faces:
             for i in range(len(observations)):
                 check_result_folder(out / f"{name}_face{i + 1}")
-        if not all_faces:
+        else:
             others, observations = len(observations) - 1, observations[:1]
+        shown = None
         if labels is not None and table is not None:
             found = find_labels(path, labels)
-            observations = [observe_labels(o, photo, found, table) for o in observations]
+            label_map = read_labels(found)
+            observations = [observe_labels(o, photo, label_map, table, found) for o in observations]
+            shown = face_mask(label_map, table, photo) if pixels else None
+        if mask is not None:  # drawn by hand: it comes before a parser's
+            shown = read_mask(find_mask(path, mask), photo)
         if pixels:
-            shown = _shown(path, photo, mask, labels, table)
             observations = [with_image(o, photo, mask=shown) for o in observations]
         timings = {"read": read - began, "detect": time.perf_counter() - read}
     except FitjaxError as error:

@@ -70,16 +70,16 @@ def read_table(name: str) -> LabelTable:
     return as_table(content)
 
 
-def observe_labels(observation: Observation, photo: Photo, path: Path, table: LabelTable) -> Observation:
-    """The observation with the parts of a label map that covers the photo, at any resolution.
+def observe_labels(
+    observation: Observation, photo: Photo, labels: np.ndarray, table: LabelTable, path: Path
+) -> Observation:
+    """The observation with the parts of the label map of ``path``, which covers the photo at any resolution.
 
     Raises:
-        FitjaxError: the map cannot be read or shows no part; the message names the file.
+        FitjaxError: the map shows no part; the message names the file.
     """
     try:
-        return with_parts(observation, read_labels(path), table, image_size=(photo.width, photo.height))
-    except ImageError:
-        raise
+        return with_parts(observation, labels, table, image_size=(photo.width, photo.height))
     except FitjaxError as error:
         raise FitjaxError(f"{path}: {error}") from None
 

@@ -21,7 +21,7 @@ from fitjax.files.images import encode_gif, encode_png, rgb8
 from fitjax.fit.solution import Solution
 from fitjax.image.photo import Photo
 from fitjax.losses.photometric import compare, rendered
-from fitjax.model.params import Params
+from fitjax.model.params import DETAIL, Params
 from fitjax.model.textured import TexturedModel
 from fitjax.observation.observation import Observation
 from fitjax.prediction import Frozen, predict
@@ -99,7 +99,7 @@ def draw_textured(solution: Solution, photo: Photo) -> TexturedResult:
     psnr = {"model_only": _decibels(crop.alone, crop.total), "with_residual": _decibels(crop.both, crop.total)}
     full, posed = draw_head(prediction, photo.width, photo.height), pose_head(prediction)
     proxy, posed_proxy = full, posed
-    if {"detail_shape", "detail_albedo"} & set(prediction.params):
+    if set(DETAIL) & set(prediction.params):
         proxy = draw_head(prediction, photo.width, photo.height, "proxy", "proxy")
         posed_proxy = pose_head(prediction, "proxy", "proxy")
     maps = texture_maps(prediction, crop.triangle_id, crop.weight, model, photo.rgb)

@@ -26,7 +26,7 @@ from fitjax.prediction import mesh_of
 from fitjax.pytree import replace
 from fitjax.solve.objective import Problem
 from fitjax.solve.sharing import Level, make_sharing
-from fitjax.solve.stages import Stage, StageReport, select_losses, stage_setup
+from fitjax.solve.stages import Stage, StageReport, loss_names, select_losses, stage_setup
 from fitjax.solve.status import Status
 
 #: Called after each step with (stage name, step, cost per loss, parameters); returning True stops the fit.
@@ -266,7 +266,7 @@ def _run_with_callback(
                 if int(state.steps) == 0:  # the start itself
                     continue
                 row = np.asarray(state.history[int(state.steps)])
-                stopped = callback(stage.name, int(state.steps), dict(zip(sorted(used), row.tolist())), state.params) is True
+                stopped = callback(stage.name, int(state.steps), dict(zip(loss_names(stage, losses), row.tolist())), state.params) is True
             params = state.params
             total += int(state.steps)
             status = int(Status.STOPPED) if stopped else int(state.status)
@@ -278,7 +278,7 @@ def _run_with_callback(
             break
     # Stages that never ran leave empty reports, so that every stage has one.
     while len(reports) < len(stages):
-        names = stages[len(reports)].losses or losses
+        names = loss_names(stages[len(reports)], losses)
         empty = jnp.full((1, len(names)), jnp.nan)
         reports.append(StageReport(jnp.asarray(int(Status.STOPPED)), jnp.asarray(0), empty))
     return _finish(model, observation, losses, params, reports)

@@ -28,7 +28,7 @@ from fitjax.solve.stages import Stage
 #: How far a fit goes.
 Depth = Literal["landmarks", "photometric", "detail"]
 
-#: Steps of the two stages that fit residual maps.
+#: Steps of the stage that fits residual maps.
 DETAIL_STEPS = 120
 FAST_DETAIL_STEPS = 60
 
@@ -80,19 +80,15 @@ def photometric_stages(observation: Observation, until: Depth = "detail", fast: 
     """
     if until not in ("landmarks", "photometric", "detail"):
         raise FitError(f"stages until {until!r}: expected landmarks, photometric or detail")
-    names = tuple(default_losses(observation))
-    points = dict.fromkeys(names, 1.0)
+    points = dict.fromkeys(default_losses(observation), 1.0)
     stages = [replace(stage, losses=stage.losses or points) for stage in default_stages(observation)]
     if until == "landmarks":
         return stages
-    colours = {"albedo": 1.0, "light": 1.0}
-    everything = {"pose": 1.0, "identity": 1.0, "expression": 1.0, **colours}
+    everything = dict.fromkeys(("pose", "identity", "expression", "albedo", "light"), 1.0)
     pixels = points | {"photometric": 1.0}
     model = LevenbergMarquardt(max_steps=5, initial_damping=1e-2)
     coarse, outer = (2, 2) if fast else (1, 3)
-    stages += [
-        Stage(everything, model, pixels, name="model", halvings=coarse, outer_steps=outer, budget=True),
-    ]
+    stages.append(Stage(everything, model, pixels, name="model", halvings=coarse, outer_steps=outer, budget=True))
     if until == "photometric":
         return stages
     steps = FAST_DETAIL_STEPS if fast else DETAIL_STEPS

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from fitjax.geometry.rotation import aflw2000_from_rotation
 from fitjax.losses.core import Loss, residual_arrays
 from fitjax.losses.landmarks import is_reprojection, landmarks
-from fitjax.model.params import Params
+from fitjax.model.params import DETAIL, Params
 from fitjax.model.protocol import Model
 from fitjax.observation.observation import Observation
 from fitjax.prediction import Prediction, freeze, predict
@@ -23,9 +23,6 @@ from fitjax.solve.sharing import Sharing
 from fitjax.solve.stages import Stage, StageReport, run_stages
 from fitjax.solve.start import start_pose
 from fitjax.solve.status import Status
-
-#: Residual maps: they start at zero when a stage frees them.
-DETAIL_GROUPS = ("detail_albedo", "detail_shape")
 
 #: A fit is not reliable above this mean landmark residual (in face sizes) or this yaw.
 MAXIMUM_RESIDUAL = 0.021
@@ -54,7 +51,7 @@ def initial_params(model: Model, observation: Observation, params: Params | None
     full = dict(model.init())
     if any("camera" in stage.free for stage in stages):
         full["camera"] = {"log_focal": jnp.zeros((), observation.camera.focal.dtype)}
-    if any(group in stage.free for stage in stages for group in DETAIL_GROUPS) and hasattr(model, "no_detail"):
+    if any(group in stage.free for stage in stages for group in DETAIL) and hasattr(model, "no_detail"):
         full.update(model.no_detail())
     if params is not None:
         full.update(params)

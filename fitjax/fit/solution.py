@@ -18,7 +18,8 @@ from fitjax.model.params import APPEARANCE, Params
 from fitjax.model.protocol import Model
 from fitjax.observation.observation import Observation
 from fitjax.prediction import Prediction
-from fitjax.solve.stages import Stage
+from fitjax.solve.objective import reads_pixels
+from fitjax.solve.stages import Stage, loss_names
 from fitjax.solve.status import Status
 
 
@@ -118,7 +119,7 @@ class Solution:
         Of a fit to pixels it is what the landmarks alone would leave open: the errors of neighbouring pixels go together, and intervals that took
         them for independent would be far too narrow.
         """
-        losses = {k: v for k, v in self.losses.items() if v.kind != "value" and not dict(v.options).get("reads_pixels", False)}
+        losses = {k: v for k, v in self.losses.items() if v.kind != "value" and not reads_pixels({k: v})}
         stage = next((s for s in reversed(self.stages) if "pose" in s.free), self.stages[-1])
         free = tuple(g for g, v in stage.free.items() if g not in APPEARANCE and np.any(np.asarray(jax.tree.leaves(v)) != 0))
         return covariance(self.model, self.observation, losses, self.params, free, noise_pixels)
@@ -142,8 +143,7 @@ def make_solution(
         name = stage.name if stage.name not in names else f"{stage.name}_{i + 1}"
         names.append(name)
         report = outcome.reports[i]
-        # jit hands dicts over with their keys sorted.
-        used = sorted(losses if stage.losses is None else stage.losses)
+        used = loss_names(stage, losses)
         table = np.asarray(report.history)
         table = table[np.isfinite(table).any(1)] if len(used) else table
         history[name] = {k: table[:, j] for j, k in enumerate(used)}

@@ -25,6 +25,7 @@ from fitjax.pytree import replace
 from fitjax.render.face import RenderedFace, Version
 from fitjax.render.frozen_face import render_frozen
 from fitjax.render.lighting import srgb_from_linear
+from fitjax.render.ramp import ramp
 
 #: What of the face a loss reads.
 Region = Literal["skin", "face"]
@@ -69,18 +70,21 @@ _WELL_INSIDE = (0.35, 0.6)
 NOISE = 0.01
 
 
-def rendered(pred: Prediction, obs: Observation, shape: Version = "full", albedo: Version = "full") -> RenderedFace:
+def rendered(
+    pred: Prediction,
+    obs: Observation,
+    shape: Version = "full",
+    albedo: Version = "full",
+    hold_shape: bool = False,
+) -> RenderedFace:
     """The face as the losses of this outer step see it, at the pixels of the face; for losses of your own.
+
+    Args:
+        hold_shape: the surface is data: gradients reach albedo and light alone.
 
     Raises:
         FitjaxError: the model has no albedo, or the observation no image.
     """
-    return _rendered(pred, obs, ((shape, albedo),))[0]
-
-
-def _rendered(
-    pred: Prediction, obs: Observation, pairs: tuple[tuple[Version, Version], ...], hold_shape: bool = False
-) -> tuple[RenderedFace, ...]:
     if pred.mesh is None or obs.image is None:
         raise FitjaxError(
             "photometric loss: expected a textured model (fj.load_textured) and an observation with pixels (fj.with_image); one is missing"
@@ -88,7 +92,7 @@ def _rendered(
     assert pred.frozen is not None
     if pred.frozen.face is None:
         raise FitjaxError("photometric loss: nothing was rasterised; this is a loss without the option reads_pixels=True")
-    return render_frozen(pred, pred.frozen.face, obs.image.shape[1], pairs, hold_shape)
+    return render_frozen(pred, pred.frozen.face, obs.image.shape[1], shape, albedo, hold_shape)
 
 
 def compare(face: RenderedFace, obs: Observation) -> Float[Array, "P 3"]:
@@ -113,7 +117,7 @@ def _photometric(
     reads_pixels: bool,
     visible_sets: tuple[str, ...],
 ) -> Residuals:
-    (face,) = _rendered(pred, obs, ((shape, albedo),), hold_shape)
+    face = rendered(pred, obs, shape, albedo, hold_shape)
     assert pred.frozen is not None and pred.frozen.pixels is not None
     # Frozen with the triangles: a weight that moved with the face would have a gradient that no solver should follow.
     trust = pred.frozen.pixels
@@ -184,21 +188,21 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     # Small spots amid trusted skin are nostrils, brows and corners of eyes, which no model gets quite right, not things in front of the face.
     around = box_mean(picture(weight), _SPOT).reshape(-1)[face.pixel]
     wide = box_mean(picture(weight * shown), _SPOT).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
-    shown = jnp.maximum(shown, _ramp(wide, *_AMID_SKIN))
+    shown = jnp.maximum(shown, ramp(wide, *_AMID_SKIN))
     # Residual maps come when the model is fitted to skin alone: what hides it then stands out, and oddly coloured skin (cold light, gloss) does not.
     around = box_mean(picture(weight), _FEATURE).reshape(-1)[face.pixel]
     wide = box_mean(picture(weight * fitting), _FEATURE).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
-    painted = jnp.maximum(fitting, _ramp(wide, *_AMID_SKIN))
+    painted = jnp.maximum(fitting, ramp(wide, *_AMID_SKIN))
     # Of eyes and mouth the model knows too little to say that something hides them, unless the skin around them is hidden.
     seen = obs.image_valid.reshape(-1)[face.pixel] * face.covered
-    inner = jnp.maximum(face.detailed - face.trusted, 0) * seen * jnp.where(around > 0.05, _ramp(wide, *_HIDDEN), 1)
+    inner = jnp.maximum(face.detailed - face.trusted, 0) * seen * jnp.where(around > 0.05, ramp(wide, *_HIDDEN), 1)
     # At the outline, and beside what hides the face, a pixel shows as much of that, and a texel gets few pixels: a residual would smear.
     detail = weight * painted + inner
     # Pixels that the photo lacks or a mask takes out say nothing for or against their neighbours.
     missing = picture(1 - obs.image_valid.reshape(-1)[face.pixel].astype(weight.dtype))
     around = jnp.maximum(1 - box_mean(missing, _WINDOW), 0.05)
-    inside = _ramp((box_mean(picture(detail), _WINDOW) / around).reshape(-1)[face.pixel], *_WELL_INSIDE)
-    return PixelTrust(weight * shown, detail * inside * _ramp(_facing(pred, face), *_GRAZING), spread)
+    inside = ramp((box_mean(picture(detail), _WINDOW) / around).reshape(-1)[face.pixel], *_WELL_INSIDE)
+    return PixelTrust(weight * shown, detail * inside * ramp(_facing(pred, face), *_GRAZING), spread)
 
 
 def _of_skin_colour(
@@ -215,7 +219,7 @@ def _of_skin_colour(
     usual = np.array(_SKIN, np.float32)
     saturation = (usual / (usual @ usual)).astype(chroma.dtype)
     # Never zero: under a very cold light all skin is unusual, and then it is what most of the face shows that counts.
-    likely = weight * jnp.maximum(_ramp(jnp.matmul(chroma, saturation, precision="highest"), *_SATURATED), 0.02)
+    likely = weight * jnp.maximum(ramp(jnp.matmul(chroma, saturation, precision="highest"), *_SATURATED), 0.02)
     near = likely
     for _ in range(4):
         middle = jnp.sum(near[:, None] * chroma, 0) / jnp.maximum(jnp.sum(near), 1e-6)
@@ -223,14 +227,8 @@ def _of_skin_colour(
         far = distance / jnp.maximum(_OTHER_COLOUR * jnp.linalg.norm(middle), _LEAST_OTHER)
         near = likely / (1 + far**4)
     # Nothing there that looks like skin (another kind of model, a grey picture): colour does not tell.
-    found = _ramp(jnp.matmul(middle, saturation, precision="highest"), *_TELLING)
+    found = ramp(jnp.matmul(middle, saturation, precision="highest"), *_TELLING)
     return 1 - found * (1 - 1 / (1 + far**8))
-
-
-def _ramp(x: Array, low: float, high: float) -> Array:
-    """0 below ``low``, 1 above ``high``, smooth between."""
-    t = jnp.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
 
 
 def _facing(pred: Prediction, face: RenderedFace) -> Float[Array, "P"]:

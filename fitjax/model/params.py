@@ -30,8 +30,11 @@ import numpy as np
 from fitjax.errors import ParamsError
 from fitjax.geometry.rotation import polish_rotation, rotation_exp
 
+#: Residual maps: they start at zero when a stage frees them.
+DETAIL = ("detail_albedo", "detail_shape")
+
 #: Groups that no landmark knows anything of.
-APPEARANCE = ("albedo", "light", "detail_albedo", "detail_shape")
+APPEARANCE = ("albedo", "light", *DETAIL)
 
 Params = dict[str, Any]
 Tangent = dict[str, Any]

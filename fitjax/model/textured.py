@@ -28,6 +28,7 @@ from fitjax.model.load import load_basis
 from fitjax.model.occlusion import default_occlusion
 from fitjax.model.params import Params
 from fitjax.model.protocol import Face
+from fitjax.observation.part_tables import FACE_OVAL
 from fitjax.pytree import pytree, replace, static
 from fitjax.render.texture import sample_texture
 
@@ -156,41 +157,28 @@ def load_textured(name: str = "embedded", level: int = 1, sample_sets: Iterable[
     return textured_model(load_basis(name, level, sample_sets=sample_sets), default_albedo(), default_occlusion())
 
 
-#: MediaPipe's face oval, in order.
-FACE_OVAL = (
-    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
-    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
-)  # fmt: skip
-
-
 def face_maps(shape: LinearModel, size: int = DETAIL_SIZE) -> tuple[np.ndarray, np.ndarray]:
     """Two maps (size, size) float32: 1 on texels of skin inside the face oval, fading over a few texels, from the model's own landmarks; and the same
     with all that is no skin (eyes, teeth, the mouth's inside).
 
     Without ``mediapipe478`` all skin counts.
     """
-    texels = Image.new("L", (size, size))
-    draw = ImageDraw.Draw(texels)
     uv, uv_triangles = np.asarray(shape.uv), np.asarray(shape.uv_triangles)
 
-    def pixels(points: np.ndarray) -> list[tuple[float, float]]:
-        return [(float(u * size - 0.5), float((1 - v) * size - 0.5)) for u, v in points]
+    def filled(polygons: Iterable[np.ndarray]) -> Image.Image:
+        texels = Image.new("L", (size, size))
+        draw = ImageDraw.Draw(texels)
+        for points in polygons:
+            draw.polygon([(float(u * size - 0.5), float((1 - v) * size - 0.5)) for u, v in points], fill=255)
+        return texels
 
-    for triangle in uv_triangles[np.asarray(shape.triangle_region) == 0]:
-        draw.polygon(pixels(uv[triangle]), fill=255)
-    skin = np.asarray(texels, np.float32) / 255
-    inner = Image.new("L", (size, size))
-    draw = ImageDraw.Draw(inner)
-    for triangle in uv_triangles[np.asarray(shape.triangle_region) != 0]:
-        draw.polygon(pixels(uv[triangle]), fill=255)
-    others = np.asarray(inner, np.float32) / 255
+    is_skin = np.asarray(shape.triangle_region) == 0
+    skin, others = (np.asarray(filled(uv[uv_triangles[kind]]), np.float32) / 255 for kind in (is_skin, ~is_skin))
     if "mediapipe478" not in shape.sample_library:
         return skin, np.maximum(skin, others)
     samples = shape.sample_library["mediapipe478"]
     corners = uv[uv_triangles[np.asarray(samples.triangle)]]
     points = (corners * np.asarray(samples.barycentric)[..., None]).sum(1)
-    oval = Image.new("L", (size, size))
-    ImageDraw.Draw(oval).polygon(pixels(points[list(FACE_OVAL)]), fill=255)
-    soft = oval.filter(ImageFilter.GaussianBlur(size / 128))
+    soft = filled([points[list(FACE_OVAL)]]).filter(ImageFilter.GaussianBlur(size / 128))
     face = skin * np.asarray(soft, np.float32) / 255
     return face, np.maximum(face, others)

@@ -5,8 +5,9 @@ The names below load on first use (PEP 562), so that drawing an overlay does not
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fitjax.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from fitjax.render.interpolate import (
@@ -51,13 +52,4 @@ __all__ = [  # noqa: RUF022 (in the order of use)
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(globals(), _MODULE_OF)

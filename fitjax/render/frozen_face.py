@@ -108,27 +108,6 @@ def freeze_face(prediction: Prediction, albedo_model: Any, triangle_id: Int[Arra
     )
 
 
-class _Surface:
-    """What the pixels show of one version of the shape."""
-
-    def __init__(self, prediction: Prediction, frozen: FrozenPixels, width: int, shape: Version) -> None:
-        mesh = prediction.mesh
-        assert mesh is not None
-        camera_space, image = vertices_in_crop(prediction, shape)
-        # Positions and normals are gathered together: on a CPU the scatter of their gradients costs as much for six columns as for three.
-        rows = jnp.concatenate([image, vertex_normals(camera_space, mesh.triangles)], 1)
-        corners = tuple(rows[frozen.corner[:, k]] for k in range(3))
-        x, y = frozen.pixel % width, frozen.pixel // width
-        perspective = prediction.camera.kind == "perspective"
-        places = tuple(c[:, :3] for c in corners)
-        self.where = fragments_of_corners(places, frozen.triangle, x, y, frozen.used, perspective=perspective)
-        weights = [self.where.barycentric[:, k, None] for k in range(3)]
-        first, second, third = (w * c[:, 3:] for w, c in zip(weights, corners))
-        self.normal = safe_normalise(first + second + third)
-        uv = [w * frozen.corner_uv[:, k] for k, w in enumerate(weights)]
-        self.uv = uv[0] + uv[1] + uv[2]
-
-
 def _reflected(prediction: Prediction, frozen: FrozenPixels, uv: Array, version: Version) -> Float[Array, "P 3"]:
     """Albedo times occlusion where the pixels are now."""
     value = frozen.albedo.decode(prediction.params["albedo"])
@@ -143,38 +122,44 @@ def render_frozen(
     prediction: Prediction,
     frozen: FrozenPixels,
     width: int,
-    pairs: tuple[tuple[Version, Version], ...] = (("full", "full"),),
+    shape: Version = "full",
+    albedo: Version = "full",
     hold_shape: bool = False,
-) -> tuple[RenderedFace, ...]:
-    """The pixels of ``frozen`` shaded, once per pair (version of the shape, version of the albedo).
+) -> RenderedFace:
+    """The pixels of ``frozen`` shaded with the proxy or the full shape and albedo.
 
     Args:
         width: of the crop, pixels.
         hold_shape: the surface is data: gradients reach albedo and light alone.
     """
-    light = light_from_code(prediction.params["light"])
     if hold_shape:
         shown = jax.lax.stop_gradient((prediction.face, prediction.R_camera_head, prediction.t_camera_head, prediction.camera))
         face, rotation, translation, camera = shown
-        held = replace(prediction, face=face, R_camera_head=rotation, t_camera_head=translation, camera=camera)
-        prediction = held
-    shapes = {s: _Surface(prediction, frozen, width, s) for s in dict.fromkeys(s for s, _ in pairs)}
-    faces = []
-    for shape, version in pairs:
-        surface = shapes[shape]
-        reflected = _reflected(prediction, frozen, surface.uv, version)
-        colour = shade(reflected, surface.normal, light)
-        faces.append(
-            RenderedFace(
-                frozen.pixel,
-                surface.where.covered,
-                surface.where.triangle,
-                surface.uv,
-                surface.normal,
-                reflected / jnp.maximum(frozen.occlusion, 0.05)[:, None],
-                colour,
-                frozen.trusted,
-                frozen.detailed,
-            )
-        )
-    return tuple(faces)
+        prediction = replace(prediction, face=face, R_camera_head=rotation, t_camera_head=translation, camera=camera)
+    mesh = prediction.mesh
+    assert mesh is not None
+    camera_space, image = vertices_in_crop(prediction, shape)
+    # Positions and normals are gathered together: on a CPU the scatter of their gradients costs as much for six columns as for three.
+    rows = jnp.concatenate([image, vertex_normals(camera_space, mesh.triangles)], 1)
+    corners = tuple(rows[frozen.corner[:, k]] for k in range(3))
+    x, y = frozen.pixel % width, frozen.pixel // width
+    perspective = prediction.camera.kind == "perspective"
+    places = tuple(c[:, :3] for c in corners)
+    where = fragments_of_corners(places, frozen.triangle, x, y, frozen.used, perspective=perspective)
+    weights = [where.barycentric[:, k, None] for k in range(3)]
+    first, second, third = (w * c[:, 3:] for w, c in zip(weights, corners))
+    normal = safe_normalise(first + second + third)
+    u0, u1, u2 = (w * frozen.corner_uv[:, k] for k, w in enumerate(weights))
+    uv = u0 + u1 + u2
+    reflected = _reflected(prediction, frozen, uv, albedo)
+    return RenderedFace(
+        frozen.pixel,
+        where.covered,
+        where.triangle,
+        uv,
+        normal,
+        reflected / jnp.maximum(frozen.occlusion, 0.05)[:, None],
+        shade(reflected, normal, light_from_code(prediction.params["light"])),
+        frozen.trusted,
+        frozen.detailed,
+    )

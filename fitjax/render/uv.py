@@ -18,6 +18,7 @@ from fitjax.errors import FitjaxError
 from fitjax.geometry.surface import vertex_normals
 from fitjax.prediction import Prediction
 from fitjax.render.face import vertices_in_crop
+from fitjax.render.ramp import ramp
 from fitjax.render.texture import sample_texture
 from fitjax.render.visibility import points_visible
 
@@ -159,7 +160,7 @@ def texture_confidence(
     within = (x >= 0) & (x <= columns - 1) & (y >= 0) & (y <= rows - 1)
     crop_uv = jnp.stack([(x + 0.5) / columns, 1 - (y + 0.5) / rows], 1)
     trusted = sample_texture(jnp.asarray(pixel_weight)[..., None], jnp.where(within[:, None], crop_uv, 0.0))[:, 0]
-    share = _smoothstep((cosine - _GRAZING) / (_FACING - _GRAZING))
+    share = ramp(cosine, _GRAZING, _FACING)
     # The texel's own place on the face counts too: at a lid or an ear a pixel's weight reaches across to the surface behind.
     on_face = resize_map(prediction.mesh.face_map[..., None], (height, width))[..., 0]
     return (jnp.where(visible & within, trusted, 0) * share).reshape(height, width) * on_face
@@ -180,11 +181,6 @@ def weight_image(
     near = _blur(picture, 1)
     between = (picture[..., 1] == 0) & (near[..., 1] > 0.2)
     return jnp.where(between, near[..., 0] / jnp.maximum(near[..., 1], 1e-6), picture[..., 0])
-
-
-def _smoothstep(x: Array) -> Array:
-    x = jnp.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
 
 
 def complete_by_symmetry(
@@ -224,7 +220,7 @@ def _inwards(confidence: Array) -> Array:
     """A smooth weight that is 0 wherever the confidence is: softened, and pulled inwards by the width of the softening."""
     radius = max(1, round(confidence.shape[0] * _SOFT))
     blurred = _blur(confidence[..., None], radius)[..., 0]
-    return _smoothstep((blurred - 0.5) * 2) * jnp.minimum(1, confidence * 4)
+    return ramp(blurred, 0.5, 1.0) * jnp.minimum(1, confidence * 4)
 
 
 def _blur(image: Float[Array, "H W C"], radius: int) -> Float[Array, "H W C"]:

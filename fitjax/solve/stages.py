@@ -80,6 +80,11 @@ def select_losses(stage: Stage, losses: Mapping[str, Loss]) -> dict[str, Loss]:
     return {k: replace(losses[k], weight=losses[k].weight * factor) for k, factor in stage.losses.items()}
 
 
+def loss_names(stage: Stage, losses: Mapping[str, Any]) -> list[str]:
+    """Names of a stage's losses in the order of its costs: jit hands dicts over with their keys sorted."""
+    return sorted(losses if stage.losses is None else stage.losses)
+
+
 def stage_setup(stage: Stage, params: Params) -> tuple[Tangent, Tangent]:
     """Zero tangent and mask of a stage.
 
