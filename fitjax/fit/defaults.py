@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from fitjax.errors import FitError
@@ -47,6 +50,15 @@ def default_losses(observation: Observation) -> dict[str, Loss]:
     if observation.parts is not None:
         losses |= {PARTS_LOSS: part_reprojection(occlusion=True)}
     return losses | {"prior": prior(weight)}
+
+
+def with_joints(stages: Sequence[Stage], model: Any) -> list[Stage]:
+    """The stages with an articulated model's joints free wherever its expression is: those that a photo shows, not the neck (``model.free_joints``).
+    Stages of models without joints stay as they are."""
+    free = getattr(getattr(model, "shape", model), "free_joints", None)
+    if free is None:
+        return list(stages)
+    return [replace(s, free=s.free | {"joints": free}) if "expression" in s.free and "joints" not in s.free else s for s in stages]
 
 
 def default_stages(observation: Observation) -> list[Stage]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fitjax.errors import FitError
-from fitjax.fit.defaults import default_losses, default_stages
+from fitjax.fit.defaults import default_losses, default_stages, with_joints
 from fitjax.fit.photometric import photometric_losses, photometric_stages
 from fitjax.fit.run import faces_one_by_one, finish, initial_params, run_batch, run_joint, run_one
 from fitjax.fit.solution import Solution, make_solution, raise_if_failed
@@ -54,8 +54,9 @@ def fit(
     Args:
         image_or_observation: an :class:`Observation`; or a path, a :class:`fitjax.Photo` or an RGB array, in which the largest face is detected.
         model: default the embedded basis. losses: named losses, default landmarks and priors. stages: default one stage of
-            Levenberg-Marquardt over pose, identity and expression. With a textured model and pixels (a photo, or an observation from
-            :func:`fitjax.with_image`) :func:`fitjax.photometric_losses` and :func:`fitjax.photometric_stages` instead.
+            Levenberg-Marquardt over pose, identity, expression and, of an articulated model, jaw and eyes. With a textured model and pixels
+            (a photo, or an observation from :func:`fitjax.with_image`) :func:`fitjax.photometric_losses` and
+            :func:`fitjax.photometric_stages` instead.
         start: parameters to start from, e.g. those of an earlier solution; groups that are absent start at the mean (a missing pose in closed form).
         callback: called after every step; slower, because each step returns to Python.
         throw: raise when the fit fails; False returns the solution with its status.
@@ -159,7 +160,7 @@ def fit_shared(
     stacked = stack_observations(observations)
     model = default_model() if model is None else model
     losses = default_losses(stacked) if losses is None else dict(losses)
-    chosen = default_stages(stacked) if stages is None else list(stages)
+    chosen = with_joints(default_stages(stacked), model) if stages is None else list(stages)
     began = time.perf_counter()
     outcome = jax.device_get(run_joint(model, stacked, losses, chosen, start, sharing))
     seconds = time.perf_counter() - began
@@ -195,9 +196,9 @@ def _defaults(
     if losses is None:
         losses = photometric_losses(observation) if pixels else default_losses(observation)
         if stages is None:
-            stages = photometric_stages(observation) if pixels else default_stages(observation)
+            stages = with_joints(photometric_stages(observation) if pixels else default_stages(observation), model)
     # Losses of the caller's own are for stages that use all losses.
-    return dict(losses), default_stages(replace(observation, parts=None)) if stages is None else list(stages)
+    return dict(losses), with_joints(default_stages(replace(observation, parts=None)), model) if stages is None else list(stages)
 
 
 def _check(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fitjax.errors import BasisError
+from fitjax.model.skinned_file import Rig, read_rig
 from fitjax.model.tensor_file import read_tensor_file
 
 FORMAT = "fitjax-basis/1"
@@ -17,7 +18,7 @@ FORMAT = "fitjax-basis/1"
 
 @dataclass(frozen=True)
 class Basis:
-    """A linear basis on the host, validated; fields as in docs/basis_format.md, modes dequantised to float32 metres."""
+    """A basis on the host, validated; fields as in docs/basis_format.md, modes dequantised to float32 metres. ``rig``: joints, if it has any."""
 
     name: str
     licence: str
@@ -38,6 +39,7 @@ class Basis:
     samples: dict[str, tuple[np.ndarray, np.ndarray]]
     pose_frames: dict[str, np.ndarray]
     provenance: dict[str, Any] = field(default_factory=dict)
+    rig: Rig | None = None
 
 
 def _dequantise(tensors: dict[str, np.ndarray], name: str, n_vertices: int) -> np.ndarray:
@@ -118,6 +120,7 @@ def _assemble(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, st
             if weights.shape != (len(triangle), 3) or (np.abs(weights.sum(-1) - 1) > 1e-3).any() or (weights < -1e-4).any():
                 raise BasisError(f"basis field 'samples.{name}.barycentric': expected ({len(triangle)}, 3) weights that sum to 1")
             samples[name] = (triangle, weights)
+    identity = _dequantise(tensors, "identity", n_vertices)
     return Basis(
         name=metadata.get("name", path.stem),
         licence=metadata.get("licence", "unknown"),
@@ -126,7 +129,7 @@ def _assemble(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, st
         triangles=triangles,
         uv=uv,
         uv_triangles=uv_triangles,
-        identity=_dequantise(tensors, "identity", n_vertices),
+        identity=identity,
         expression=expression,
         expression_names=names,
         triangle_region=tensors.get("triangle_region", np.zeros(len(triangles), np.uint8)),
@@ -135,5 +138,6 @@ def _assemble(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, st
         samples=samples,
         pose_frames={k[len("pose_frame.") :]: v.astype(np.float32) for k, v in tensors.items() if k.startswith("pose_frame.")},
         provenance=json.loads(metadata.get("provenance", "{}")),
+        rig=read_rig(tensors, metadata, n_vertices, len(identity), n_expression),
         **per_expression,
     )

@@ -106,16 +106,19 @@ class LinearModel:
         Raises:
             BasisError: the set is not sliced.
         """
+        part = self._sliced(name)
+        code = self._code(params)
+        position = part.mean + jnp.matmul(code, part.modes, precision="highest").reshape(-1, 3)
+        corners = part.corner_mean + jnp.matmul(code, part.corner_modes, precision="highest").reshape(-1, 3, 3)
+        return SurfacePoints(position, points_from_corners(corners, part.samples.barycentric).normal)
+
+    def _sliced(self, name: str) -> SampledBasis:
         if name not in self.sampled:
             raise BasisError(
                 f"sample set {name!r}: not sliced in model {self.name!r}, which has {', '.join(self.sampled) or 'none'}; "
                 f"use model.with_samples({name!r}, ...)"
             )
-        part = self.sampled[name]
-        code = self._code(params)
-        position = part.mean + jnp.matmul(code, part.modes, precision="highest").reshape(-1, 3)
-        corners = part.corner_mean + jnp.matmul(code, part.corner_modes, precision="highest").reshape(-1, 3, 3)
-        return SurfacePoints(position, points_from_corners(corners, part.samples.barycentric).normal)
+        return self.sampled[name]
 
     def prior(self, params: Params) -> Mapping[str, Array]:
         """Whitened codes: identity as it is, expression divided by its prior spread."""

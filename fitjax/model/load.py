@@ -15,6 +15,8 @@ from fitjax.errors import BasisError
 from fitjax.geometry.surface import make_samples
 from fitjax.model.basis_file import Basis, read_basis
 from fitjax.model.linear import LinearModel, slice_basis
+from fitjax.model.skinned import skinned_model
+from fitjax.model.skinned_file import refine_rig
 from fitjax.model.subdivision import loop_subdivision, refine_mirror, refine_samples, refine_uv
 
 #: Sets that a loaded model has sliced unless others are asked for.
@@ -60,11 +62,13 @@ def refine(basis: Basis) -> Basis:
         triangle_region=np.repeat(basis.triangle_region, 4),
         mirror=refine_mirror(basis.mirror, step.edges),
         samples={k: refine_samples(*v) for k, v in basis.samples.items()},
+        rig=None if basis.rig is None else refine_rig(basis.rig, step.matrix),
     )
 
 
 def linear_model(basis: Basis, level: int = 0, sample_sets: Iterable[str] | None = None) -> LinearModel:
-    """The model of a basis as it is; ``level`` only labels it. ``sample_sets``: which sets are sliced (default: landmarks)."""
+    """The model of a basis as it is, a :class:`fitjax.model.skinned.SkinnedModel` if it has joints; ``level`` only labels it. ``sample_sets``: which
+    sets are sliced (default: landmarks)."""
     library = {k: make_samples(t, b, len(basis.triangles), f"samples.{k}") for k, (t, b) in basis.samples.items()}
     names = [k for k in DEFAULT_SAMPLE_SETS if k in library] if sample_sets is None else list(sample_sets)
     modes = np.concatenate([basis.identity, basis.expression])
@@ -92,7 +96,8 @@ def linear_model(basis: Basis, level: int = 0, sample_sets: Iterable[str] | None
     unknown = [k for k in names if k not in library]
     if unknown:
         raise BasisError(f"sample sets {unknown}: expected some of {', '.join(library)}")
-    return replace(model, sampled={k: slice_basis(model, library[k]) for k in names})
+    model = replace(model, sampled={k: slice_basis(model, library[k]) for k in names})
+    return model if basis.rig is None else skinned_model(model, basis.rig)
 
 
 def load_basis(
