@@ -80,3 +80,35 @@ def geodesic_degrees(a: np.typing.ArrayLike, b: np.typing.ArrayLike) -> np.ndarr
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     half_chord = np.sqrt((difference**2).sum((-1, -2)) / 8)
     return np.degrees(2 * np.arcsin(np.clip(half_chord, 0, 1)))
+
+
+#: What an error is divided by, by name: sqrt(w h) of the tight box of the true points; the diagonal of that box; the distance of the outer corners
+#: of the eyes ("inter-ocular"); the distance of the eyes' centres, each the mean of its six points ("inter-pupil"). The last two need 68 points.
+NORMALISATIONS = ("box", "diagonal", "interocular", "interpupil")
+
+_OUTER_CORNERS = (36, 45)
+_RIGHT_EYE, _LEFT_EYE = slice(36, 42), slice(42, 48)
+
+
+def face_scale(truth: np.typing.ArrayLike, normalisation: str = "box") -> np.ndarray:
+    """Pixels, (…,): what errors at the true points (…, N, 2) are divided by. Points that are NaN are left out of boxes.
+
+    Raises:
+        ValueError: an unknown normalisation, or one that needs 68 points where there are not 68 or its own are missing.
+    """
+    points = np.asarray(truth, np.float64)
+    if normalisation in ("box", "diagonal"):
+        seen = np.isfinite(points)
+        extent = np.where(seen, points, -np.inf).max(-2) - np.where(seen, points, np.inf).min(-2)
+        return np.sqrt(extent.prod(-1)) if normalisation == "box" else np.linalg.norm(extent, axis=-1)
+    if normalisation not in NORMALISATIONS:
+        raise ValueError(f"normalisation: expected one of {', '.join(NORMALISATIONS)}, found {normalisation!r}")
+    if points.shape[-2] != 68:
+        raise ValueError(
+            f"normalisation {normalisation!r}: needs the 68 points of ibug's order, found {points.shape[-2]}"
+        )
+    if normalisation == "interocular":
+        right, left = (points[..., k, :] for k in _OUTER_CORNERS)
+    else:
+        right, left = points[..., _RIGHT_EYE, :].mean(-2), points[..., _LEFT_EYE, :].mean(-2)
+    return np.linalg.norm(right - left, axis=-1)
