@@ -110,7 +110,9 @@ def freeze_face(prediction: Prediction, albedo_model: Any, triangle_id: Int[Arra
 
 def _reflected(prediction: Prediction, frozen: FrozenPixels, uv: Array, version: Version) -> Float[Array, "P 3"]:
     """Albedo times occlusion where the pixels are now."""
-    value = frozen.albedo.decode(prediction.params["albedo"])
+    model = frozen.albedo
+    # Decoders with a proxy of their own; of other models the proxy is the albedo itself.
+    value = (getattr(model, "decode_proxy", model.decode) if version == "proxy" else model.decode)(prediction.params["albedo"])
     if version == "full" and "detail_albedo" in prediction.params:
         value = value * jnp.exp(sample_texture(prediction.params["detail_albedo"], frozen.uv))
     moved = jnp.where(frozen.used[:, None], uv - frozen.uv, 0)
