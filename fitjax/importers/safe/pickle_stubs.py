@@ -206,9 +206,12 @@ _CHUMPY = {
     "chumpy.reordering": ("Select", "Reshape", "Transpose", "transpose", "reshape", "Permute", "Concatenate"),
 }
 
+# Tensors of PyTorch, which stand beside arrays in landmark files of FLAME. What they hold is not read.
+_TENSORS = (Name("torch._utils", "_rebuild_tensor_v2"), Name("torch.storage", "_load_from_bytes"))
+
 #: Classes of which a pickle may hold instances; they become :class:`InstanceStub`.
 CLASSES = frozenset(
-    {Name("builtins", "object")}
+    {Name("builtins", "object"), *_TENSORS}
     | {Name("scipy.sparse", name) for name in _SPARSE}
     | {Name(module, name) for module, names in _CHUMPY.items() for name in names}
 )
