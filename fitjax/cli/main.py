@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fitjax.cli.eval_command import Eval
 from fitjax.errors import FitjaxError
 from fitjax.version import __version__
 
@@ -111,7 +112,7 @@ def configure_jax() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _run(command: Fit | Demo | Annotate | Info, began: float) -> int:
+def _run(command: Fit | Demo | Annotate | Eval | Info, began: float) -> int:
     configure_jax()
     if isinstance(command, Fit):
         from fitjax.cli.fit_command import run_fit
@@ -125,6 +126,10 @@ def _run(command: Fit | Demo | Annotate | Info, began: float) -> int:
         from fitjax.cli.annotate_command import run_annotate
 
         return run_annotate(command)
+    if isinstance(command, Eval):
+        from fitjax.cli.eval_command import run_eval
+
+        return run_eval(command)
     from fitjax.cli.info_command import run_info
 
     return run_info()
@@ -143,8 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fitjax {__version__}")
         return OK
     try:
-        command: Fit | Demo | Annotate | Info = tyro.extras.subcommand_cli_from_dict(
-            {"fit": Fit, "demo": Demo, "annotate": Annotate, "info": Info},
+        command: Fit | Demo | Annotate | Eval | Info = tyro.extras.subcommand_cli_from_dict(
+            {"fit": Fit, "demo": Demo, "annotate": Annotate, "eval": Eval, "info": Info},
             prog="fitjax",
             description="Fit 3-D face models to photographs.",
             args=arguments or ["--help"],

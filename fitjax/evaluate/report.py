@@ -45,7 +45,8 @@ class Evaluation:
         protocol: name, as on the command line. title: for people.
         followed: the protocol in sentences: everything that decides the figures.
         tables: what people read. results: the same figures and those of each face, for programs; may hold arrays and NaN.
-        curves: what the plot shows, ``unit`` the name of its horizontal axis.
+        curves: what the plot shows, ``unit`` the name of its horizontal axis, ``curves_of`` what its vertical one counts.
+        counted: what ``expected`` counts.
         missing: faces of the truth without a prediction. unused: predictions without a truth. expected: faces of the truth.
         warnings: what looks wrong but can be right.
         pictures: name → (h, w, 3) uint8, written beside the plot.
@@ -60,6 +61,7 @@ class Evaluation:
     curves: list[Curve] = field(default_factory=list)
     unit: str = ""
     counted: str = "faces"
+    curves_of: str = "faces"
     missing: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -158,7 +160,7 @@ def write_evaluation(folder: str | os.PathLike[str], evaluation: Evaluation) -> 
         raise FitjaxError(f"--out {place}: is a file; expected a folder, which is made where it does not exist")
     stem = evaluation.protocol
     written = [place / f"{stem}.json", place / f"{stem}.md", place / f"{stem}.png"]
-    plot = cumulative_plot(evaluation.curves, evaluation.unit, evaluation.counted)
+    plot = cumulative_plot(evaluation.curves, evaluation.unit, evaluation.curves_of)
     atomic_write_text(written[0], to_json(evaluation))
     atomic_write_text(written[1], to_markdown(evaluation))
     atomic_write_bytes(written[2], png_bytes(plot))
