@@ -303,7 +303,7 @@ def test_ict_is_read(ict_folder):
     assert chin[1] < -0.09 and tip[2] > 0.04 and -0.06 < eye[0] < -0.03 and abs(eye[1]) < 0.01
     assert abs(mean[np.unique(tensors["triangles"][tensors["triangle_region"] == 1])].mean(0)[[0, 1]]).max() < 2e-3
     assert tensors["uv"].min() >= 0 and tensors["uv"].max() <= 1
-    blink = tensors["expression"][0] * tensors["expression_scale"][0]
+    blink = tensors["expression"][0]
     assert mean[np.abs(blink).max(1) > 0.004, 0].min() > 0  # the left lid is at +x
     assert (tensors["mirror"][tensors["mirror"]] == np.arange(len(mean))).all()
 

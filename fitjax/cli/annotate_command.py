@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fitjax.errors import BasisError, FitjaxError
+from fitjax.errors import FitjaxError
 from fitjax.files.atomic import WriteError, atomic_write_bytes
+from fitjax.importers.landmark_tables import parse_table
 from fitjax.model.annotated_file import annotated_basis
+from fitjax.model.transfer import Report
 
 if TYPE_CHECKING:
     from fitjax.cli.main import Annotate
@@ -26,18 +27,23 @@ def run_annotate(options: Annotate) -> int:
         FitjaxError: an unusable source or list of landmarks, or nowhere to write.
     """
     _check_out(options.out, options.source)
-    landmarks = None if options.landmarks68 is None else _read_landmarks(options.landmarks68)
+    landmarks = None if options.landmarks68 is None else read_landmarks(options.landmarks68)
     data, report = annotated_basis(options.source, options.name, landmarks)
     atomic_write_bytes(options.out, data)
     print(options.out)
+    say_report(report, str(options.source))
+    return 0
+
+
+def say_report(report: Report, source: str) -> None:
+    """How well the two heads met, and what to look at."""
     print(
         f"our face lies on the model's within {report.residual:.2f} mm on average, 90 % of it within {report.residual_90:.2f} mm, "
         f"after moving by {report.moved:.1f} mm"
     )
     sys.stdout.flush()
     for warning in (*report.warnings, *report.off_head_space):
-        print(f"fitjax: warning: {options.source}: {warning}; look at the result before using it", file=sys.stderr)
-    return 0
+        print(f"fitjax: warning: {source}: {warning}; look at the result before using it", file=sys.stderr)
 
 
 def _check_out(out: Path, source: Path) -> None:
@@ -50,21 +56,13 @@ def _check_out(out: Path, source: Path) -> None:
         raise FitjaxError(f"--out {out}: is the source itself; choose another name")
 
 
-def _read_landmarks(path: Path) -> np.ndarray:
-    """68 vertex indices from JSON: a list, or an object that holds it as ``landmarks68``."""
-    expected = "expected a list of 68 vertex indices, counted from 0"
+def read_landmarks(path: Path) -> np.ndarray:
+    """The 68 vertices that the user names, -1 for points that are left open.
+
+    Raises:
+        FitjaxError: not such a list.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BasisError(f"--landmarks68 {path}: cannot be read ({error.strerror}); {expected}") from None
-    except ValueError:
-        raise BasisError(f"--landmarks68 {path}: not readable as JSON; {expected}") from None
-    if isinstance(found, dict):
-        found = found.get("landmarks68")
-    if not isinstance(found, list) or len(found) != 68:
-        number = f"{len(found)} entries" if isinstance(found, list) else type(found).__name__
-        raise BasisError(f"--landmarks68 {path}: {expected}, found {number}")
-    if not all(type(k) is int and 0 <= k < 2**31 for k in found):
-        wrong = next(k for k in found if not (type(k) is int and 0 <= k < 2**31))
-        raise BasisError(f"--landmarks68 {path}: {expected}, found {str(wrong)[:40]!r}")
-    return np.array(found, np.int64)
+        return parse_table(path)
+    except FitjaxError as error:
+        raise FitjaxError(f"--landmarks68 {error}") from None

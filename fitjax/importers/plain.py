@@ -13,10 +13,11 @@ from fitjax.importers.linear_file import FREE, UNITS, Imported, linear_basis
 from fitjax.importers.safe.arrays import read_npz
 from fitjax.importers.safe.fields import Fields
 
-_KNOWN = frozenset(
-    "vertices triangles identity identity_sigma expression expression_names expression_sigma expression_lower expression_upper uv uv_triangles "
-    "triangle_region mirror landmarks68 albedo_mean albedo units name licence".split()
-)
+_PER_EXPRESSION = frozenset(f"expression_{k}" for k in ("names", "sigma", "lower", "upper"))
+_KNOWN = _PER_EXPRESSION | {
+    *("vertices", "triangles", "identity", "identity_sigma", "expression", "uv", "uv_triangles", "triangle_region", "mirror"),
+    *("landmarks68", "albedo_mean", "albedo", "units", "name", "licence"),
+}
 
 
 def read_plain(path: Path) -> Imported:

@@ -1,7 +1,8 @@
 """Triangles for a cloud of points that samples a surface: for models that come without their mesh.
 
 Candidates are the sides of the three-dimensional Delaunay tetrahedra whose smallest circumscribed ball holds no other point (Gabriel's condition),
-which on a well-sampled surface are close to it. Smallest first, each is taken if all its sides are still free and it does not fold back upon a neighbour.
+which on a well-sampled surface are close to it. Smallest first, each is taken if all its sides are still free and it does not fold back upon a
+neighbour.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from fitjax.errors import BasisError
 from fitjax.geometry.host_mesh import surface_points
@@ -49,11 +49,29 @@ def annotated_basis(
         raise BasisError(
             f"{source}: no such file or folder; expected ICT-FaceKit's folder FaceXModel or a basis file (.safetensors)"
         )
+    return annotated(tensors, metadata, landmarks, str(source), name)
+
+
+def annotated(
+    tensors: dict[str, np.ndarray],
+    metadata: dict[str, str],
+    landmarks68: Int[np.ndarray, "68"] | Float[np.ndarray, "68 3"] | None,
+    source: str,
+    name: str | None = None,
+) -> tuple[bytes, Report]:
+    """The bytes of a basis file from its tensors and metadata, with the annotations that they lack, and how well our head and the model met.
+
+    Args:
+        landmarks68: as for :func:`fitjax.model.transfer.annotate`. source: for messages. name: of the model; default its own.
+
+    Raises:
+        BasisError: landmarks that are not the model's, or a mesh that is no head.
+    """
     region = tensors.get("triangle_region")
     try:
         found = annotate(
             tensors["mean"].astype(float), tensors["triangles"], uv=tensors["uv"], uv_triangles=tensors["uv_triangles"],
-            region=region if region is not None and region.any() else None, landmarks68=landmarks,
+            region=region if region is not None and region.any() else None, landmarks68=landmarks68,
         )  # fmt: skip
     except BasisError as error:
         raise BasisError(f"{source}: {error}") from None

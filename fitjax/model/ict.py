@@ -21,7 +21,6 @@ from scipy.spatial import cKDTree
 from fitjax.errors import BasisError
 from fitjax.geometry.host_mesh import fit_sphere
 from fitjax.model.basis_file import FORMAT
-from fitjax.model.basis_writer import quantise
 
 NEUTRAL = "generic_neutral_mesh.obj"
 N_VERTICES = 26719
@@ -101,7 +100,8 @@ def read_ict(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str], Int[n
         modes = np.zeros((len(files), len(old), 3), np.float32)
         for mode, file in zip(modes, files):
             mode[:] = (_read_vertices(file)[old] - neutral[old]) / 100
-        tensors[name], tensors[f"{name}_scale"] = quantise(modes)
+        # As they are: steps of int16 would add up to a hundredth of a millimetre over a hundred modes.
+        tensors[name] = modes
     one = np.ones(len(expressions), np.float32)
     tensors |= {"expression_sigma": _EXPRESSION_SIGMA * one, "expression_lower": 0 * one, "expression_upper": one}
     names = [re.sub("_L$", "Left", re.sub("_R$", "Right", p.stem)) for p in expressions]

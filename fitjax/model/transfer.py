@@ -52,6 +52,8 @@ _SCHEDULE = tuple(replace(stage, steps=2 if stage.stiffness >= 100 else 3) for s
 
 # Beyond these (millimetres on our head, or a share) the report warns.
 _MAX_RESIDUAL, _MIN_HELD, _MAX_LANDMARK, _MAX_MOVED, _MAX_FOLDED = 0.7, 0.95, 10.0, 15.0, 0.02
+# So many points fix a similarity and a stretch.
+_FEWEST = 6
 # The 68 points of any two heads differ by less than this after a similarity, if both are in the same order.
 _NOT_A_FACE = 25.0
 
@@ -154,7 +156,8 @@ def annotate(
             left, +y up, +z out of the face). Triangles are counter-clockwise from outside.
         uv, uv_triangles: texture coordinates, origin bottom-left; ``texels``: side of the map of parts, MAP_SIZE by default.
         region: of the triangles, where known; else found by nearness, and eyeballs as loose spheres.
-        landmarks68: vertex indices, or positions, of the 68 points in ibug's order. They become ``ibug68`` as they are.
+        landmarks68: vertex indices, or positions, of the 68 points in ibug's order; NaN (a vertex: -1) for points that the model does not name, of
+            which at most all but six. Those that are given become ``ibug68`` as they are, the others are carried over.
 
     Raises:
         BasisError: indices out of range, landmarks that are no face's, or units that cannot be metres.
@@ -171,7 +174,7 @@ def annotate(
     goal, apart = None, float("nan")
     if given is not None:
         goal = (given - translation) @ rotation / scale
-        apart = 1e3 * float(np.linalg.norm(goal - positions["ibug68"], axis=1)[TIED68].mean())
+        apart = 1e3 * float(np.linalg.norm(goal - positions["ibug68"], axis=1)[_tied(goal)].mean())
         if apart > _NOT_A_FACE:
             raise BasisError(
                 f"landmarks68: {apart:.0f} mm from ours on average, expected less than {_NOT_A_FACE:.0f}; are they in ibug's order?"
@@ -188,7 +191,9 @@ def annotate(
     samples = _carry(ours, deformed, other, triangles, parts)
     if goal is not None:
         skin = SurfaceIndex(other, triangles, (parts != EYEBALL) & (parts != LOOSE))
-        samples["ibug68"] = skin.closest(goal)[:2]
+        known = np.isfinite(goal).all(1)
+        for kept, found_there in zip(samples["ibug68"], skin.closest(goal[known])[:2]):
+            kept[known] = found_there
     label = part_transfer.labeller(
         other, triangles, parts, deformed, ours.triangles[face], ours.uv[ours.uv_triangles[face]].astype(float),
         part_transfer.covered_map(ours.uv_parts, ours.uv, ours.uv_triangles),
@@ -217,19 +222,27 @@ def annotate(
 
 def _given68(landmarks68: np.ndarray, vertices: np.ndarray) -> Float[np.ndarray, "68 3"]:
     given = np.asarray(landmarks68)
-    if given.shape == (68, 3) and given.dtype.kind == "f" and np.isfinite(given).all():
+    if given.shape == (68, 3) and given.dtype.kind == "f" and len(_tied(given)) >= _FEWEST:
+        if not np.isnan(given[~np.isfinite(given).all(1)]).all():
+            raise BasisError("landmarks68: expected finite positions, or NaN in all three coordinates of a point that is not known")
         return given.astype(float)
     if given.shape != (68,) or given.dtype.kind not in "iu":
         raise BasisError(
-            f"landmarks68: expected 68 vertex indices or finite positions (68, 3), found {given.dtype} {given.shape}"
+            f"landmarks68: expected 68 vertex indices or positions (68, 3), with NaN for points not known, found {given.dtype} {given.shape}"
         )
-    if given.min() < 0 or given.max() >= len(vertices):
+    if given.min() < -1 or given.max() >= len(vertices):
         raise BasisError(
             f"landmarks68: expected vertex indices in [0, {len(vertices)}), found {given.min()} to {given.max()}"
         )
-    if len(np.unique(given)) < 60:
-        raise BasisError(f"landmarks68: expected 68 different vertices, found {len(np.unique(given))}")
-    return vertices[given]
+    known = given >= 0
+    if len(np.unique(given[known])) < max(0.88 * known.sum(), _FEWEST):
+        raise BasisError(f"landmarks68: expected 68 different vertices, found {len(np.unique(given[known]))}")
+    return np.where(known[:, None], vertices[given], np.nan)
+
+
+def _tied(points: Float[np.ndarray, "68 3"]) -> Int[np.ndarray, "P"]:
+    """Of the points that tie two heads together, those that are known."""
+    return TIED68[np.isfinite(points[TIED68]).all(1)]
 
 
 def _align(
@@ -237,7 +250,7 @@ def _align(
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Similarity from our head to the other one."""
     if given is not None:
-        return similarity(marks[TIED68], given[TIED68])
+        return similarity(marks[_tied(given)], given[_tied(given)])
     size = np.ptp(vertices, axis=0).max()
     if not 0.05 < size < 1:
         raise BasisError(
@@ -274,11 +287,12 @@ def _register(
     start = ours.mean.astype(float)[used]
     pairs, points = sp.csr_matrix((0, len(used))), np.zeros((0, 3))
     if goal is not None:
-        triangle, barycentric = (x[TIED68] for x in ours.samples["ibug68"])
+        tied = _tied(goal)
+        triangle, barycentric = (x[tied] for x in ours.samples["ibug68"])
         columns = np.searchsorted(used, ours.triangles[triangle])
-        rows = np.repeat(np.arange(len(TIED68)), 3)
-        pairs = sp.csr_matrix((barycentric.ravel(), (rows, columns.ravel())), (len(TIED68), len(used)))
-        points = goal[TIED68]
+        rows = np.repeat(np.arange(len(tied)), 3)
+        pairs = sp.csr_matrix((barycentric.ravel(), (rows, columns.ravel())), (len(tied), len(used)))
+        points = goal[tied]
     if goal is not None:
         start = _stretched(start, pairs @ start, points)
     placed = register(start, local, other, skin, pairs, points, schedule=_SCHEDULE, neighbours=8)
