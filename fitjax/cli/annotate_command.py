@@ -15,7 +15,7 @@ from fitjax.model.annotated_file import annotated_basis
 from fitjax.model.transfer import Report
 
 if TYPE_CHECKING:
-    from fitjax.cli.main import Annotate
+    from fitjax.cli.annotate_options import Annotate
 
 ENDING = ".safetensors"
 

@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fitjax.cli.annotate_options import Annotate
+from fitjax.cli.basis_command import Basis
 from fitjax.cli.eval_command import Eval
 from fitjax.errors import FitjaxError
 from fitjax.version import __version__
@@ -71,21 +73,6 @@ class Demo:
 
 
 @dataclass
-class Annotate:
-    """Carry landmarks and facial parts over to another face model; writes a basis file that `fit --model` takes."""
-
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """ICT-FaceKit's folder FaceXModel, or a basis file without annotations."""
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """The file to write, .safetensors."""
-    name: str | None = None
-    """Name of the model; default its own."""
-    landmarks68: Path | None = None
-    """JSON list of the 68 vertices of ibug's points; default those that the model documents. A model with neither has to be in metres and look along
-    +z."""
-
-
-@dataclass
 class Info:
     """Show devices, versions, models and detectors that are found."""
 
@@ -112,7 +99,7 @@ def configure_jax() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _run(command: Fit | Demo | Annotate | Eval | Info, began: float) -> int:
+def _run(command: Fit | Demo | Basis | Annotate | Eval | Info, began: float) -> int:
     configure_jax()
     if isinstance(command, Fit):
         from fitjax.cli.fit_command import run_fit
@@ -122,6 +109,10 @@ def _run(command: Fit | Demo | Annotate | Eval | Info, began: float) -> int:
         from fitjax.cli.demo_command import run_demo
 
         return run_demo(command, began)
+    if isinstance(command, Basis):
+        from fitjax.cli.basis_command import run_basis
+
+        return run_basis(command)
     if isinstance(command, Annotate):
         from fitjax.cli.annotate_command import run_annotate
 
@@ -148,8 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fitjax {__version__}")
         return OK
     try:
-        command: Fit | Demo | Annotate | Eval | Info = tyro.extras.subcommand_cli_from_dict(
-            {"fit": Fit, "demo": Demo, "annotate": Annotate, "eval": Eval, "info": Info},
+        command: Fit | Demo | Basis | Annotate | Eval | Info = tyro.extras.subcommand_cli_from_dict(
+            {"fit": Fit, "demo": Demo, "basis": Basis, "annotate": Annotate, "eval": Eval, "info": Info},
             prog="fitjax",
             description="Fit 3-D face models to photographs.",
             args=arguments or ["--help"],

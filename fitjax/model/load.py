@@ -100,6 +100,23 @@ def linear_model(basis: Basis, level: int = 0, sample_sets: Iterable[str] | None
     return model if basis.rig is None else skinned_model(model, basis.rig)
 
 
+def model_path(name_or_path: str | Path) -> Path:
+    """The file of a model: by name (the embedded one, or one in the user's folder), else the path itself.
+
+    Raises:
+        BasisError: a name that is not known.
+    """
+    models = find_models()
+    text = str(name_or_path)
+    if text in models:
+        return models[text]
+    if Path(text).suffix or os.sep in text or Path(text).is_file():
+        return Path(text)
+    raise BasisError(
+        f"model {text!r}: not found; known models: {', '.join(models)}; give the path of a basis file, or import one with `fitjax basis import`"
+    )
+
+
 def load_basis(
     name_or_path: str | Path = EMBEDDED, level: int = 1, *, sample_sets: Iterable[str] | None = None
 ) -> LinearModel:
@@ -115,15 +132,7 @@ def load_basis(
     """
     if level not in (0, 1, 2):
         raise BasisError(f"level: expected 0, 1 or 2, found {level!r}")
-    models = find_models()
-    text = str(name_or_path)
-    if text in models:
-        path = models[text]
-    elif Path(text).suffix or os.sep in text:
-        path = Path(text)
-    else:
-        raise BasisError(f"model {text!r}: not found; known models: {', '.join(models)}; or give the path of a basis file")
-    basis = read_basis(path)
+    basis = read_basis(model_path(name_or_path))
     for _ in range(level):
         basis = refine(basis)
     return linear_model(basis, level, sample_sets)
