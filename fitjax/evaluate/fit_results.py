@@ -94,7 +94,7 @@ def read_fit_observation(folder: Path, model: str | None = None) -> tuple[Any, A
 
     fitted = fitted_model(folder, model)
     params = load_params(folder / "params.safetensors")[0]
-    absent = [k for k in ("identity", "expression", "pose", "camera") if k not in params]
+    absent = [k for k in ("identity", "expression", "pose") if k not in params]
     if absent:
         raise FitjaxError(f"{folder / 'params.safetensors'}: has no {absent[0]}; fit the photo again")
     marks = read_json(folder / "landmarks.json", "the landmarks of a fit")
@@ -102,9 +102,9 @@ def read_fit_observation(folder: Path, model: str | None = None) -> tuple[Any, A
     if name is None:
         raise FitjaxError(f"{folder / 'landmarks.json'}: expected the set ibug68; fit the photo again")
     camera = read_camera_json(folder / "camera.json")
-    # The fitted focal length is in camera.json; params hold its change from the start, which is in there already.
     start = np.array(camera.K, np.float64)
-    start[:2, :2] /= np.exp(float(np.asarray(params["camera"]["log_focal"])))
+    if "camera" in params:  # camera.json holds the fitted focal length, params its change from the start: not twice
+        start[:2, :2] /= np.exp(float(np.asarray(params["camera"]["log_focal"])))
     kind: Any = camera.model
     observation = fj.make_observation(
         {name: np.asarray(marks[name], np.float32)}, camera_from_K(start.astype(np.float32), kind)

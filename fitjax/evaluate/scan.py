@@ -41,6 +41,15 @@ EYES_APART_MM = (50.0, 150.0)
 UNITS = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 
 
+#: By what a length has to be multiplied → what was probably taken for what.
+_WRONG_UNITS = {
+    1000.0: "1000 times too small, as metres that are taken for millimetres",
+    10.0: "10 times too small, as centimetres that are taken for millimetres",
+    0.1: "10 times too large, as millimetres that are taken for centimetres",
+    0.001: "1000 times too large, as millimetres that are taken for metres",
+}
+
+
 @dataclass(frozen=True)
 class ScanProtocol:
     """What is done before distances are taken.
@@ -235,12 +244,8 @@ def _check_unit(apart: float, what: str, option: str) -> None:
     low, high = EYES_APART_MM
     if low <= apart <= high:
         return
-    hint = next((unit for unit, factor in UNITS.items() if low <= factor * apart <= high), None)
-    tail = (
-        f"these look like {hint}; say {option} {hint}"
-        if hint
-        else f"check the unit ({option}) and the order of the seven points"
-    )
+    hint = next((text for factor, text in _WRONG_UNITS.items() if low <= factor * apart <= high), None)
+    tail = f"{hint}; correct {option}" if hint else f"check the unit ({option}) and the order of the seven points"
     raise FitjaxError(
         f"{what}: the outer corners of the eyes are {apart:.4g} mm apart; expected {low:g} to {high:g}; {tail}"
     )
