@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from articulated import NAMES, articulated_basis, oracle, write_articulated
 from scenes import scene
 
 import fitjax as fj
+from fitjax.files.textured import split_expression
 from fitjax.fit.defaults import default_stages, with_joints
 from fitjax.fit.run import predict_final
 from fitjax.geometry.surface import evaluate_samples
@@ -130,6 +133,17 @@ def test_at_fixed_joints_it_is_linear(model):
     for seed in (1, 2, 3):
         other = random_params(model, seed) | {"joints": params["joints"]}
         np.testing.assert_allclose(linear.decode(other).vertices, model.decode(other).vertices, atol=1e-6)
+
+
+def test_morph_targets_move_as_the_model_does(model):
+    """What meshes hold of a head with an open jaw: the head without expression, and targets that add up to any other expression."""
+    params = random_params(model, 2, 0.5)
+    vertices = np.asarray(model.decode(params).vertices)
+    neutral, targets = split_expression(SimpleNamespace(shape=model), vertices, params)
+    assert list(targets) == list(model.expression_names)
+    other = params | {"expression": params["expression"][::-1]}
+    mixed = neutral + sum(w * targets[k] for k, w in zip(targets, np.asarray(other["expression"])))
+    np.testing.assert_allclose(mixed, model.decode(other).vertices, atol=1e-6)
 
 
 def test_refinement_subdivides_the_skinning(basis, model):

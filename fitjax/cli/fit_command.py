@@ -25,6 +25,7 @@ from fitjax.files.atomic import WriteError
 from fitjax.files.params import load_params
 from fitjax.files.result import write_result
 from fitjax.fit import Solution, default_losses, default_stages, fit_batch
+from fitjax.fit.defaults import with_joints
 from fitjax.fit.photometric import Depth, photometric_losses, photometric_stages
 from fitjax.losses.core import Loss
 from fitjax.losses.parts import with_part_samples
@@ -256,7 +257,7 @@ def _fit_batch(
                 observations,
                 model=model,
                 losses=recipe.losses(template),
-                stages=recipe.stages(template),
+                stages=with_joints(recipe.stages(template), model),
                 start=_repeat(start, size),
             )
         except FitjaxError as error:
@@ -277,7 +278,7 @@ def _repeat(start: Any, size: int) -> Any:
     """The same start for every slot; the pose belongs to another photo and is found anew."""
     if start is None:
         return None
-    codes = {k: v for k, v in start.items() if k in ("identity", "expression", "albedo")}
+    codes = {k: v for k, v in start.items() if k in ("identity", "expression", "joints", "albedo")}
     return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (size, *jnp.shape(x))), codes)
 
 

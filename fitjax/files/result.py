@@ -21,6 +21,7 @@ from fitjax.files.params import save_params
 from fitjax.fit.solution import Solution
 from fitjax.image.photo import Photo
 from fitjax.model.linear import LinearModel
+from fitjax.model.skinned import SkinnedModel
 from fitjax.version import __version__
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def report(solution: Solution, photo: Photo | None, timings: dict[str, float], d
             "licence": model.licence,
         },
         "expression": dict(zip(model.expression_names, np.asarray(solution.params["expression"], float).tolist())),
+        **_joints(solution, model),
         "seed": None,
         "seed_is": "null: nothing in this fit is random",
         "versions": package_versions(),
@@ -127,6 +129,14 @@ def report(solution: Solution, photo: Photo | None, timings: dict[str, float], d
             "focal_pixels_exif": photo.focal_px,
         }
     return content
+
+
+def _joints(solution: Solution, model: LinearModel) -> dict[str, Any]:
+    """What the report says of an articulated model's joints."""
+    if not isinstance(model, SkinnedModel):
+        return {}
+    angles = np.asarray(solution.params["joints"], float).tolist()
+    return {"joints": dict(zip(model.joint_names, angles)), "joints_are": "axis-angle in radians, in the frame of the parent joint"}
 
 
 def landmark_table(solution: Solution) -> dict[str, list[list[float]]]:
@@ -260,7 +270,7 @@ def _write_textured(
 
     drawn = textured.draw_textured(solution, photo)
     neutral, targets = textured.split_expression(
-        solution.model, np.asarray(solution.prediction.face.vertices), np.asarray(solution.params["expression"])
+        solution.model, np.asarray(solution.prediction.face.vertices), solution.params
     )
     weights = dict(zip(targets, np.asarray(solution.params["expression"], float).tolist()))
     look: dict[str, Any] = {"texture_png": drawn.texture_png, "roughness": textured.ROUGHNESS}

@@ -22,6 +22,7 @@ from fitjax.fit.solution import Solution
 from fitjax.image.photo import Photo
 from fitjax.losses.photometric import compare, rendered
 from fitjax.model.params import DETAIL, Params
+from fitjax.model.skinned import SkinnedModel
 from fitjax.model.textured import TexturedModel
 from fitjax.observation.observation import Observation
 from fitjax.prediction import Frozen, predict
@@ -190,11 +191,12 @@ def report_texture(solution: Solution, drawn: TexturedResult, depth_unit: float)
     }
 
 
-def split_expression(
-    model: Any, vertices: np.ndarray, expression: np.ndarray
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """(V, 3) the head without its expression, and the displacement (V, 3) per expression: together exactly the fitted ``vertices``."""
-    shape = model.shape
+def split_expression(model: Any, vertices: np.ndarray, params: Params) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(V, 3) the head without its expression, and the displacement (V, 3) per expression: together exactly the fitted ``vertices``, of an
+    articulated model with its joints where they are."""
+    shape, expression = model.shape, np.asarray(params["expression"])
+    if isinstance(shape, SkinnedModel):
+        shape = shape.linear_at(params)
     targets = np.asarray(shape.modes)[shape.n_identity :].reshape(shape.n_expression, -1, 3)
     neutral = vertices - np.tensordot(expression, targets, 1)
     names = shape.expression_names or tuple(f"expression_{i}" for i in range(len(targets)))
