@@ -37,7 +37,7 @@ def truth_file(tmp_path):
     np.savez(
         tmp_path / "truth.npz",
         landmarks=points.transpose(0, 2, 1),
-        landmarks_reannotated=(points + [0, 1]).transpose(0, 2, 1),
+        landmarks_reannotated=(points + np.array([0, 1])).transpose(0, 2, 1),
         yaw_degrees=YAWS,
         pose_pitch_yaw_roll=pose,
         name=np.array(NAMES),
@@ -47,7 +47,7 @@ def truth_file(tmp_path):
 
 def predictions(skip=(), pose=True):
     faces = {
-        n: FacePrediction(n, {"": face() + [OFF[k], 0]}, np.array([1.0, YAWS[k] + 2, 3.0]) if pose else None)
+        n: FacePrediction(n, {"": face() + np.array([OFF[k], 0])}, np.array([1.0, YAWS[k] + 2, 3.0]) if pose else None)
         for k, n in enumerate(NAMES)
         if n not in skip
     }
@@ -119,7 +119,7 @@ def test_published_tables_and_protocol_are_beside_it(truth_file):
 
 
 def test_each_label_set_is_read_off_its_own_landmark_set(truth_file):
-    sets = {"aflw68_original": face(), "aflw68": face() + [0, 1], "ibug68": face() + 9}
+    sets = {"aflw68_original": face(), "aflw68": face() + np.array([0, 1]), "ibug68": face() + 9}
     faces = Predictions({n: FacePrediction(n, sets) for n in NAMES}, "fits")
     found = evaluate_aflw2000(read_aflw2000(truth_file), faces).results["nme"]
     assert found[ORIGINAL]["mean_of_faces"] == pytest.approx(0) and found[ORIGINAL]["read_off"] == {

@@ -18,8 +18,8 @@ def test_dense_nme_by_hand():
     # Distances 5, 0, 0, 0: mean 1.25 of 60.
     assert dense_nme(found, TRUTH) == pytest.approx(100 * 1.25 / 60)
     # A common depth is nobody's fault; a shift in the image is.
-    assert dense_nme(found + [0, 0, 17], TRUTH) == pytest.approx(100 * 1.25 / 60)
-    assert dense_nme(TRUTH + [6, 0, 0], TRUTH) == pytest.approx(10)
+    assert dense_nme(found + np.array([0, 0, 17]), TRUTH) == pytest.approx(100 * 1.25 / 60)
+    assert dense_nme(TRUTH + np.array([6, 0, 0]), TRUTH) == pytest.approx(10)
 
 
 def test_dense_nme_counts_depth_without_its_mean():
@@ -85,7 +85,7 @@ def test_folders_of_maps(tmp_path):
         (tmp_path / folder).mkdir()
     for name, shift in (("a", 0.0), ("b", 4.0)):
         np.save(tmp_path / "true" / f"{name}.npy", truth)
-        np.save(tmp_path / "found" / f"{name}.npy", truth + [shift, 0, 0])
+        np.save(tmp_path / "found" / f"{name}.npy", truth + np.array([shift, 0, 0]))
     np.save(tmp_path / "true" / "c.npy", truth)
     np.save(tmp_path / "mask.npy", np.ones((8, 9)))
     texels = np.zeros((68, 2), int)

@@ -56,7 +56,7 @@ def test_the_fits_own_convention_is_the_same():
 
 def test_errors_by_hand():
     truth = np.array([[0, 0, 0], [10, 20, -30], [0, 99.0, 0], [0, 0, 99.1], [np.nan] * 3])
-    found = truth + [[3, -6, 9], [-1, 2, -3], [2, 4, 6], [1, 1, 1], [0, 0, 0]]
+    found = truth + np.array([[3, -6, 9], [-1, 2, -3], [2, 4, 6], [1, 1, 1], [0, 0, 0]])
     errors = pose_errors(found, truth)
     # Three faces count: 99 is within the limit, 99.1 is not, the last has no truth. |errors|: (3, 6, 9), (1, 2, 3), (2, 4, 6).
     assert errors.faces == 3
