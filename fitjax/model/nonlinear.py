@@ -1,0 +1,68 @@
+"""The nonlinear 3DMM behind the one model protocol: codes of shape and albedo, decoded into a proxy and a full face (Tran, Liu, Liu, CVPR 2019).
+
+Two configurations of either half: the lifted basis, which is shipped, and the paper's convolutional global-local network. To solvers, losses, stages,
+exports and the command line the model is a :class:`fitjax.model.textured.TexturedModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from fitjax.geometry.surface import vertex_normals
+from fitjax.model.linear import LinearModel
+from fitjax.model.nonlinear_shape import fields_of
+from fitjax.model.params import Params
+from fitjax.model.protocol import Face
+from fitjax.model.textured import TexturedModel, textured_model
+from fitjax.pytree import pytree
+from fitjax.render.texture import sample_texture
+
+#: The name under which the shipped model is found.
+NONLINEAR = "nonlinear"
+
+
+@pytree
+class NonlinearModel(TexturedModel):
+    """A textured model whose shape and albedo have proxies of their own; per-image residual maps go on top of the full ones."""
+
+    def decode(self, params: Params) -> Face:
+        """Proxy and full vertices (metres, head space), proxy and full albedo maps (linear light, row 0 = top)."""
+        face = self.shape.decode(params)
+        vertices = face.vertices
+        if "detail_shape" in params:
+            displacement = sample_texture(params["detail_shape"][..., None], self.vertex_uv)[:, 0] * self.detail_vertices
+            vertices = vertices + displacement[:, None] * vertex_normals(vertices, self.triangles)
+        albedo, proxy = self.albedo.decode_both(params["albedo"])
+        if "detail_albedo" in params:
+            albedo = albedo * jnp.exp(params["detail_albedo"])
+        return Face(vertices, face.proxy_vertices, albedo, proxy)
+
+
+def nonlinear_model(shape: LinearModel, albedo: Any, occlusion: Any = None) -> NonlinearModel:
+    """A model of a decoded shape (:mod:`fitjax.model.nonlinear_shape`) and a decoded albedo (:mod:`fitjax.model.nonlinear_albedo`) over its UVs.
+
+    Args:
+        occlusion: (H, W) of the albedo's map, default none.
+    """
+    return NonlinearModel(**fields_of(textured_model(shape, albedo, occlusion)))
+
+
+def load_nonlinear(
+    path: str | Path | None = None, level: int = 1, sample_sets: Iterable[str] | None = None
+) -> NonlinearModel:
+    """The shipped nonlinear model over the embedded basis, or one from a file that `fitjax train decoder` wrote.
+
+    Args:
+        path: a `fitjax-nonlinear/1` file, default the shipped one. level, sample_sets: as for :func:`fitjax.load_basis`.
+
+    Raises:
+        BasisError: no such file, a damaged one, or one trained for another basis.
+    """
+    # Imported here: most fits need no network.
+    from fitjax.model.nonlinear_file import read_nonlinear
+
+    return read_nonlinear(path, level, sample_sets)
