@@ -16,6 +16,7 @@ import tyro
 
 from fitjax.cli.annotate_options import Annotate
 from fitjax.cli.basis_command import Basis
+from fitjax.cli.convert_options import Export
 from fitjax.cli.eval_command import Eval
 from fitjax.errors import FitjaxError
 from fitjax.version import __version__
@@ -99,7 +100,7 @@ def configure_jax() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _run(command: Fit | Demo | Basis | Annotate | Eval | Info, began: float) -> int:
+def _run(command: Fit | Demo | Basis | Annotate | Export | Eval | Info, began: float) -> int:
     configure_jax()
     if isinstance(command, Fit):
         from fitjax.cli.fit_command import run_fit
@@ -113,6 +114,10 @@ def _run(command: Fit | Demo | Basis | Annotate | Eval | Info, began: float) -> 
         from fitjax.cli.basis_command import run_basis
 
         return run_basis(command)
+    if isinstance(command, Export):
+        from fitjax.cli.convert_command import run_export
+
+        return run_export(command)
     if isinstance(command, Annotate):
         from fitjax.cli.annotate_command import run_annotate
 
@@ -139,8 +144,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fitjax {__version__}")
         return OK
     try:
-        command: Fit | Demo | Basis | Annotate | Eval | Info = tyro.extras.subcommand_cli_from_dict(
-            {"fit": Fit, "demo": Demo, "basis": Basis, "annotate": Annotate, "eval": Eval, "info": Info},
+        command: Fit | Demo | Basis | Annotate | Export | Eval | Info = tyro.extras.subcommand_cli_from_dict(
+            {"fit": Fit, "demo": Demo, "basis": Basis, "annotate": Annotate, "export": Export, "eval": Eval, "info": Info},
             prog="fitjax",
             description="Fit 3-D face models to photographs.",
             args=arguments or ["--help"],
