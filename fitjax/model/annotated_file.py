@@ -18,6 +18,9 @@ from fitjax.model.tensor_file import read_tensor_file
 from fitjax.model.transfer import POINT_SETS, Annotation, Report, annotate
 from fitjax.observation.part_tables import PARTS
 
+#: Steps of `uv_embedded` from 0 to 1.
+UV_STEPS = 32767
+
 #: All sets that an annotated basis has.
 SETS = (*POINT_SETS, *(f"part_{part}" for part in PARTS))
 
@@ -99,6 +102,8 @@ def _tensors(found: Annotation) -> dict[str, np.ndarray]:
         tensors |= {f"samples.{name}.triangle": triangle, f"samples.{name}.barycentric": barycentric}
     if found.uv_parts is not None:
         tensors["uv_parts"] = found.uv_parts
+    if found.uv_embedded is not None:
+        tensors["uv_embedded"] = np.rint(found.uv_embedded.clip(0, 1) * UV_STEPS).astype(np.int16)
     return tensors | {f"pose_frame.{k}": v for k, v in found.pose_frames.items()}
 
 

@@ -105,7 +105,7 @@ def read_ict(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str], Int[n
     one = np.ones(len(expressions), np.float32)
     tensors |= {"expression_sigma": _EXPRESSION_SIGMA * one, "expression_lower": 0 * one, "expression_upper": one}
     names = [re.sub("_L$", "Left", re.sub("_R$", "Right", p.stem)) for p in expressions]
-    source = {"source": "ICT-FaceKit light, FaceXModel", "identities": len(identities), "texture_atlas": ATLAS}
+    source = {"source": "ICT-FaceKit light, FaceXModel", "identities": len(identities), "texture_atlas": ATLAS, "origin_m": (origin / 100).tolist()}
     metadata = {
         "format": FORMAT,
         "name": "ict",

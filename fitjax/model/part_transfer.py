@@ -13,6 +13,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 from fitjax.geometry.host_mesh import SurfaceIndex, surface_points, triangle_areas, triangle_normals
+from fitjax.model.basis_file import Basis
 from fitjax.observation.part_tables import LEFT_LOWER_LID, LEFT_UPPER_LID, PARTS, RIGHT_LOWER_LID, RIGHT_UPPER_LID
 from fitjax.render.reference import rasterize_reference
 
@@ -130,6 +131,40 @@ def part_map(
     result = np.zeros((size, size), np.uint8)
     result[hit] = label(triangle[hit], barycentric[hit])
     return result
+
+
+def texture_map(
+    vertices: Float[np.ndarray, "V 3"],
+    triangles: Int[np.ndarray, "F 3"],
+    region: Int[np.ndarray, "F"],
+    uv: Float[np.ndarray, "T 2"],
+    uv_triangles: Int[np.ndarray, "F 3"],
+    ours: Float[np.ndarray, "N 3"],
+    basis: Basis,
+    size: int,
+) -> Float[np.ndarray, "S S 2"]:
+    """Where on our texture each texel of another mesh's lies, row 0 at v = 1: skin on skin, eyeball on eyeball. Texels that no triangle covers have
+    the place of their nearest.
+
+    Args:
+        vertices, triangles, region, uv, uv_triangles: the mesh, in our frame. ours: our vertices, deformed; ``basis``: their triangles and texture.
+    """
+    triangle, barycentric = _texels(uv, uv_triangles, size, size)
+    hit = triangle >= 0
+    chosen, weight = triangle[hit], barycentric[hit]
+    points = surface_points(vertices, triangles, chosen, weight)
+    normals = triangle_normals(vertices, triangles)[chosen]
+    place = np.zeros((len(points), 2))
+    for kind in np.unique(region[chosen]):
+        rows = np.flatnonzero(region[chosen] == kind)
+        same = basis.triangle_region == kind
+        index = SurfaceIndex(ours, basis.triangles, same if same.any() else basis.triangle_region == 0)
+        found, inside, _ = index.closest(points[rows], normals[rows])
+        place[rows] = np.einsum("pk,pkc->pc", inside, basis.uv[basis.uv_triangles[found]].astype(float))
+    result = np.zeros((size, size, 2))
+    result[hit] = place
+    nearest = distance_transform_edt(~hit, return_distances=False, return_indices=True)
+    return result[tuple(nearest)]
 
 
 def _texels(uv: np.ndarray, uv_triangles: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,11 +20,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from PIL import Image, ImageDraw, ImageFilter
 
-from fitjax.errors import BasisError
 from fitjax.geometry.surface import SurfacePoints, vertex_normals
 from fitjax.model.albedo import default_albedo
 from fitjax.model.linear import LinearModel
-from fitjax.model.load import load_basis
+from fitjax.model.load import EMBEDDED, load_basis, model_path
 from fitjax.model.occlusion import default_occlusion
 from fitjax.model.params import Params
 from fitjax.model.protocol import Face
@@ -147,14 +146,17 @@ def textured_model(shape: LinearModel, albedo: Any, occlusion: np.ndarray | None
 
 
 def load_textured(name: str = "embedded", level: int = 1, sample_sets: Iterable[str] | None = None) -> TexturedModel:
-    """The embedded face model with the embedded albedo model; arguments as for :func:`fitjax.load_basis`.
+    """A face model with albedo: its own if it brings one, else the embedded one in its texture; arguments as for :func:`fitjax.load_basis`.
 
     Raises:
-        BasisError: another model than the embedded one (no albedo is known for it), or a damaged file.
+        BasisError: no such model, a damaged file, or one that has neither albedo nor annotations.
     """
-    if name != "embedded":
-        raise BasisError(f"textured model {name!r}: only 'embedded' has an albedo model; see fitjax.model.textured.textured_model")
-    return textured_model(load_basis(name, level, sample_sets=sample_sets), default_albedo(), default_occlusion())
+    if str(name) == EMBEDDED:
+        return textured_model(load_basis(name, level, sample_sets=sample_sets), default_albedo(), default_occlusion())
+    from fitjax.model.imported_albedo import imported_albedo
+
+    albedo, occlusion = imported_albedo(model_path(name))
+    return textured_model(load_basis(name, level, sample_sets=sample_sets), albedo, occlusion)
 
 
 def face_maps(shape: LinearModel, size: int = DETAIL_SIZE) -> tuple[np.ndarray, np.ndarray]:

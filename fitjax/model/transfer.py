@@ -44,6 +44,9 @@ MAP_SIZE = 512
 #: Of our head, what lies within this distance (metres) of a landmark or part takes part in the registration.
 _MARGIN = 0.02
 
+#: Side of the map to our texture.
+TEXTURE_SIZE = 256
+
 #: Metres by which known points have to spread for their stretch to count half.
 _STRETCH = 0.015
 
@@ -122,12 +125,14 @@ class Annotation:
         samples: (triangle (S,) int32, barycentric (S, 3) float32) by name: POINT_SETS and ``part_*``.
         triangle_region: (F,) 0 skin, 1 eyeball, 2 mouth cavity, 3 eye cavity, 4 teeth or tongue.
         uv_parts: (S, S) labels 0 to 8, row 0 at v = 1; None for a mesh without texture coordinates.
+        uv_embedded: (S, S, 2) where on our texture each texel lies, for albedo and occlusion; None likewise.
         pose_frames: rotations of pose conventions, turned with the head.
     """
 
     samples: dict[str, tuple[np.ndarray, np.ndarray]]
     triangle_region: UInt8[np.ndarray, "F"]
     uv_parts: UInt8[np.ndarray, "S S"] | None
+    uv_embedded: Float[np.ndarray, "S S 2"] | None
     pose_frames: dict[str, Float[np.ndarray, "3 3"]]
     report: Report
 
@@ -206,6 +211,11 @@ def annotate(
         samples={k: (t.astype(np.int32), b.astype(np.float32)) for k, (t, b) in samples.items()},
         triangle_region=parts.astype(np.uint8),
         uv_parts=part_transfer.part_map(label, np.asarray(uv, float), np.asarray(uv_triangles), texels or MAP_SIZE)
+        if has_uv
+        else None,
+        uv_embedded=part_transfer.texture_map(
+            other, triangles, parts, np.asarray(uv, float), np.asarray(uv_triangles), deformed, ours, min(texels or MAP_SIZE, TEXTURE_SIZE)
+        )
         if has_uv
         else None,
         pose_frames={k: (v.astype(float) @ rotation.T).astype(np.float32) for k, v in ours.pose_frames.items()},
