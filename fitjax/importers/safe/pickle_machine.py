@@ -20,7 +20,7 @@ from fitjax.importers.safe.pickle_stubs import (
 )
 
 # Instructions; models need hundreds, a table of lists some ten thousand.
-_MAX_STEPS = 1_000_000
+_MAX_STEPS = 300_000
 # What calls may read and copy: this many times the file's length, and a little.
 _COPIES, _ALLOWANCE = 6, 1 << 20
 
