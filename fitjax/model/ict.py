@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
 from fitjax.errors import BasisError
-from fitjax.geometry.host_mesh import fit_sphere
+from fitjax.geometry.host_mesh import SurfaceIndex, fit_sphere
 from fitjax.model.basis_file import FORMAT
 
 NEUTRAL = "generic_neutral_mesh.obj"
@@ -104,6 +105,7 @@ def read_ict(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str], Int[n
         tensors[name] = modes
     one = np.ones(len(expressions), np.float32)
     tensors |= {"expression_sigma": _EXPRESSION_SIGMA * one, "expression_lower": 0 * one, "expression_upper": one}
+    tensors |= _calibrated(mean, triangles, region[kept], origin)
     names = [re.sub("_L$", "Left", re.sub("_R$", "Right", p.stem)) for p in expressions]
     source = {"source": "ICT-FaceKit light, FaceXModel", "identities": len(identities), "texture_atlas": ATLAS, "origin_m": (origin / 100).tolist()}
     metadata = {
@@ -116,6 +118,21 @@ def read_ict(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str], Int[n
         "subdivision": "loop",
     }
     return tensors, metadata, np.searchsorted(old, LANDMARKS68)
+
+
+def _calibrated(
+    mean: Float[np.ndarray, "V 3"], triangles: Int[np.ndarray, "F 3"], region: Int[np.ndarray, "F"], origin: Float[np.ndarray, "3"]
+) -> dict[str, np.ndarray]:
+    """The 68 points in the two conventions of AFLW2000-3D (docs/models/ict.md), found by their positions: polygons may be cut either way."""
+    skin = SurfaceIndex(mean, triangles, region == 0)
+    found = {}
+    for name in ("aflw68", "aflw68_original"):
+        table = resources.files("fitjax") / "data" / "landmarks" / f"ict_{name}.txt"
+        rows = [line.split() for line in table.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+        triangle, weight, _ = skin.closest((np.array(rows, float) - origin) / 100)
+        found[f"samples.{name}.triangle"] = triangle.astype(np.int32)
+        found[f"samples.{name}.barycentric"] = weight.astype(np.float32)
+    return found
 
 
 def _number(path: Path) -> tuple[int, str]:
