@@ -18,11 +18,15 @@ from fitjax.model.linear import LinearModel, slice_basis
 from fitjax.model.skinned import skinned_model
 from fitjax.model.skinned_file import refine_rig
 from fitjax.model.subdivision import loop_subdivision, refine_mirror, refine_samples, refine_uv
+from fitjax.model.tensor_file import tensor_format
 
 #: Sets that a loaded model has sliced unless others are asked for.
 DEFAULT_SAMPLE_SETS = ("ibug68", "aflw68", "aflw68_original", "mediapipe478", "contour68")
 
 EMBEDDED = "embedded"
+
+#: The shipped nonlinear model's name, and the format of files like it (:mod:`fitjax.model.nonlinear_file`).
+NONLINEAR, NONLINEAR_FORMAT = "nonlinear", "fitjax-nonlinear/1"
 
 
 def user_models_folder() -> Path:
@@ -117,6 +121,14 @@ def model_path(name_or_path: str | Path) -> Path:
     )
 
 
+def is_nonlinear(name_or_path: str | Path) -> bool:
+    """Whether this names a nonlinear model: the shipped one, or a file that `fitjax train decoder` wrote."""
+    if str(name_or_path) == NONLINEAR:
+        return True
+    path = Path(name_or_path)
+    return path.suffix == ".safetensors" and path.is_file() and tensor_format(path) == NONLINEAR_FORMAT
+
+
 def load_basis(
     name_or_path: str | Path = EMBEDDED, level: int = 1, *, sample_sets: Iterable[str] | None = None
 ) -> LinearModel:
@@ -132,6 +144,11 @@ def load_basis(
     """
     if level not in (0, 1, 2):
         raise BasisError(f"level: expected 0, 1 or 2, found {level!r}")
+    if is_nonlinear(name_or_path):
+        # Imported here: most fits need no network.
+        from fitjax.model.nonlinear import load_nonlinear
+
+        return load_nonlinear(name_or_path, level, sample_sets).shape
     basis = read_basis(model_path(name_or_path))
     for _ in range(level):
         basis = refine(basis)

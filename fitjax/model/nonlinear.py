@@ -14,15 +14,13 @@ import jax.numpy as jnp
 
 from fitjax.geometry.surface import vertex_normals
 from fitjax.model.linear import LinearModel
+from fitjax.model.load import NONLINEAR
 from fitjax.model.nonlinear_shape import fields_of
 from fitjax.model.params import Params
 from fitjax.model.protocol import Face
 from fitjax.model.textured import TexturedModel, textured_model
 from fitjax.pytree import pytree
 from fitjax.render.texture import sample_texture
-
-#: The name under which the shipped model is found.
-NONLINEAR = "nonlinear"
 
 
 @pytree
@@ -57,7 +55,7 @@ def load_nonlinear(
     """The shipped nonlinear model over the embedded basis, or one from a file that `fitjax train decoder` wrote.
 
     Args:
-        path: a `fitjax-nonlinear/1` file, default the shipped one. level, sample_sets: as for :func:`fitjax.load_basis`.
+        path: a `fitjax-nonlinear/1` file; None or ``"nonlinear"``: the shipped one. level, sample_sets: as for :func:`fitjax.load_basis`.
 
     Raises:
         BasisError: no such file, a damaged one, or one trained for another basis.
@@ -65,4 +63,4 @@ def load_nonlinear(
     # Imported here: most fits need no network.
     from fitjax.model.nonlinear_file import read_nonlinear
 
-    return read_nonlinear(path, level, sample_sets)
+    return read_nonlinear(None if str(path) == NONLINEAR else path, level, sample_sets)

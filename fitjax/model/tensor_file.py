@@ -12,6 +12,15 @@ import safetensors.numpy
 from fitjax.errors import BasisError
 
 
+def tensor_format(path: Path) -> str | None:
+    """The format that a file's metadata name, None for a file that is no safetensors file or names none."""
+    try:
+        with safetensors.safe_open(str(path), framework="np") as handle:
+            return (handle.metadata() or {}).get("format")
+    except Exception:  # safetensors raises its own unexported error types
+        return None
+
+
 def read_tensor_file(
     path: Path, kind: str, expected_format: str, hint: str = "", remedy: str = "download or rebuild it"
 ) -> tuple[dict[str, np.ndarray], dict[str, str], str]:

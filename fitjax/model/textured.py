@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from fitjax.geometry.surface import SurfacePoints, vertex_normals
 from fitjax.model.albedo import default_albedo
 from fitjax.model.linear import LinearModel
-from fitjax.model.load import EMBEDDED, load_basis, model_path
+from fitjax.model.load import EMBEDDED, is_nonlinear, load_basis, model_path
 from fitjax.model.occlusion import default_occlusion
 from fitjax.model.params import Params
 from fitjax.model.protocol import Face
@@ -153,6 +153,10 @@ def load_textured(name: str = "embedded", level: int = 1, sample_sets: Iterable[
     """
     if str(name) == EMBEDDED:
         return textured_model(load_basis(name, level, sample_sets=sample_sets), default_albedo(), default_occlusion())
+    if is_nonlinear(name):
+        from fitjax.model.nonlinear import load_nonlinear
+
+        return load_nonlinear(name, level, sample_sets)
     from fitjax.model.imported_albedo import imported_albedo
 
     albedo, occlusion = imported_albedo(model_path(name))
