@@ -18,6 +18,7 @@ from fitjax.cli.annotate_options import Annotate
 from fitjax.cli.basis_command import Basis
 from fitjax.cli.convert_options import Export
 from fitjax.cli.eval_command import Eval
+from fitjax.cli.train_command import Train, run_train
 from fitjax.errors import FitjaxError
 from fitjax.version import __version__
 
@@ -100,7 +101,7 @@ def configure_jax() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _run(command: Fit | Demo | Basis | Annotate | Export | Eval | Info, began: float) -> int:
+def _run(command: Fit | Demo | Basis | Annotate | Train | Export | Eval | Info, began: float) -> int:
     configure_jax()
     if isinstance(command, Fit):
         from fitjax.cli.fit_command import run_fit
@@ -122,6 +123,8 @@ def _run(command: Fit | Demo | Basis | Annotate | Export | Eval | Info, began: f
         from fitjax.cli.annotate_command import run_annotate
 
         return run_annotate(command)
+    if isinstance(command, Train):
+        return run_train(command)
     if isinstance(command, Eval):
         from fitjax.cli.eval_command import run_eval
 
@@ -144,8 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fitjax {__version__}")
         return OK
     try:
-        command: Fit | Demo | Basis | Annotate | Export | Eval | Info = tyro.extras.subcommand_cli_from_dict(
-            {"fit": Fit, "demo": Demo, "basis": Basis, "annotate": Annotate, "export": Export, "eval": Eval, "info": Info},
+        command: Fit | Demo | Basis | Annotate | Train | Export | Eval | Info = tyro.extras.subcommand_cli_from_dict(
+            {"fit": Fit, "demo": Demo, "basis": Basis, "annotate": Annotate, "train": Train, "export": Export, "eval": Eval, "info": Info},
             prog="fitjax",
             description="Fit 3-D face models to photographs.",
             args=arguments or ["--help"],

@@ -1,0 +1,54 @@
+"""``fitjax train``."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fitjax.errors import FitjaxError
+
+
+@dataclasses.dataclass
+class Train:
+    """Train a nonlinear face model on generated faces of the embedded basis. Run again with the same options, it goes on where it stopped."""
+
+    what: Annotated[Literal["decoder"], tyro.conf.Positional]
+    """What to train: decoder."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder for checkpoints, metrics.jsonl and, at the end, model.safetensors, which `fit --model` takes."""
+    size: Literal["small", "full"] = "small"
+    """small: minutes on two CPU cores; full: the settings of the model that comes with fitjax, an hour there."""
+    steps: int | None = None
+    """Steps of both networks, instead of those of the size."""
+    seed: int | None = None
+    """Of faces, weights and batches; default 0."""
+
+
+def run_train(options: Train) -> int:
+    """Train or go on; returns the exit code.
+
+    Raises:
+        FitjaxError: settings that cannot work, or a folder that belongs to others.
+    """
+    # Imported here: `fitjax --help` needs neither JAX nor Flax.
+    from fitjax.train.run import PRESETS, train_decoder, with_steps
+
+    if options.steps is not None and options.steps < 1:
+        raise FitjaxError(f"--steps: expected at least 1, found {options.steps}")
+    if options.out.exists() and not options.out.is_dir():
+        raise FitjaxError(f"--out {options.out}: expected a folder, found a file; choose another place")
+    settings = with_steps(PRESETS[options.size], options.steps, options.seed)
+    began = time.perf_counter()
+
+    def progress(network: str, step: int, measured: dict[str, float]) -> None:
+        total = getattr(settings, network).steps
+        errors = ", ".join(f"{name.replace('_', ' ')} {value:.5g}" for name, value in measured.items())
+        print(f"{network} {step}/{total}: {errors} ({time.perf_counter() - began:.0f} s)", flush=True)
+
+    path = train_decoder(settings, options.out, progress=progress, say=lambda text: print(text, flush=True))
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): fitjax fit --model {path} photo.jpg" if path else "stopped")
+    return 0
