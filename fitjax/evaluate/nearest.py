@@ -41,10 +41,10 @@ class ExactSurface:
             raise FitjaxError("mesh: a vertex of a triangle is not finite")
         middle = self.corners.mean(1)
         self._radius = radius = np.linalg.norm(self.corners - middle[:, None], axis=2).max(1)
-        octave = np.floor(np.log2(np.maximum(radius, radius.max() * 2.0**-20 + 1e-300))).astype(int)
+        size = np.floor(np.log2(np.maximum(radius, radius.max() * 2.0**-20 + 1e-300))).astype(int)
         self._groups = []
-        for value in np.unique(octave):
-            chosen = np.flatnonzero(octave == value)
+        for value in np.unique(size):
+            chosen = np.flatnonzero(size == value)
             self._groups.append((chosen, cKDTree(middle[chosen]), float(radius[chosen].max())))
         # The largest groups first: they bound the distance best.
         self._groups.sort(key=lambda group: -len(group[0]))
@@ -67,17 +67,15 @@ class ExactSurface:
     def _chunk(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         state = np.zeros(len(points), np.int64), np.zeros((len(points), 3)), np.full(len(points), np.inf)
         for chosen, tree, reach in self._groups:
-            active, seen, count = np.arange(len(points)), 0, min(_FIRST, len(chosen))
+            # One centroid first: what it yields rules out most of the others, and of the smaller groups all.
+            active, seen, count = np.arange(len(points)), 0, 1
             while len(active):
                 away, near = (x.reshape(len(active), count) for x in tree.query(points[active], k=count))
-                if not seen:  # the nearest centroid first: what it yields rules out most of the others
-                    self._improve(points, active, away[:, :1], chosen[near[:, :1]], state)
-                    seen = 1
                 self._improve(points, active, away[:, seen:], chosen[near[:, seen:]], state)
                 if count == len(chosen):
                     break
                 active = active[away[:, -1] - reach < state[2][active]]
-                seen, count = count, min(4 * count, len(chosen))
+                seen, count = count, min(_FIRST if count == 1 else 4 * count, len(chosen))
         return state
 
     def _improve(
