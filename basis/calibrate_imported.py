@@ -22,8 +22,8 @@ from fitjax.model.load import model_path
 _SKIN = 0
 
 _HEAD = """# The 68 points of {name} moved over its mean face to the convention of AFLW2000-3D's {labels} labels: x y z in {unit}, in the
-# space of the model's own files. Made by `python -m basis.calibrate_imported` from annotated points of the even rows alone; no photo and nothing of the data
-# set is in here.
+# space of the model's own files. Made by `python -m basis.calibrate_imported` from annotated points of the even rows alone; no photo and nothing
+# of the data set is in here.
 """
 
 

@@ -29,9 +29,9 @@ from fitjax.fit.defaults import with_joints
 from fitjax.fit.photometric import Depth, photometric_losses, photometric_stages
 from fitjax.losses.core import Loss
 from fitjax.losses.parts import with_part_samples
-from fitjax.model.load import EMBEDDED, load_basis
+from fitjax.model.load import load_basis
 from fitjax.model.params import check_params
-from fitjax.model.textured import load_textured
+from fitjax.model.textured import has_albedo, load_textured
 from fitjax.observation.observation import Observation, neutral_observation
 from fitjax.observation.part_tables import LabelTable
 from fitjax.solve.stages import Stage
@@ -125,7 +125,7 @@ def _model(options: Fit) -> tuple[Any, Depth]:
     Raises:
         BasisError: no such model, or pixels are asked of one that has no albedo.
     """
-    textured = options.model == EMBEDDED
+    textured = has_albedo(options.model)
     until: Depth = options.stages or ("detail" if textured else "landmarks")
     load = load_basis if until == "landmarks" else load_textured
     model: Any = load(options.model, int(options.level))

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 from PIL import Image, ImageDraw, ImageFilter
+from scipy import ndimage
 
 from fitjax.geometry.surface import SurfacePoints, vertex_normals
 from fitjax.model.albedo import default_albedo
@@ -52,7 +53,7 @@ class TexturedModel:
         face_map: (H, W) 1 on the skin inside the face oval, without eyes and mouth: where the photo is trusted to show what the model has.
         detail_map: (H, W) the same with eyes, teeth and mouth: where the photo is trusted to show the face at all, for residual maps.
         occlusion: (H, W) share of the surrounding light that reaches each texel of the mean head: nostrils, eye sockets, the mouth.
-        detail_vertices: (V,) 1 where a vertex may be displaced: the skin, not eyeballs or teeth.
+        detail_vertices: (V,) 1 where a vertex may be displaced: the skin of the face, not eyeballs or teeth, fading beyond the oval.
         detail_size: side of the residual maps.
     """
 
@@ -140,9 +141,16 @@ def textured_model(shape: LinearModel, albedo: Any, occlusion: np.ndarray | None
     dtype = shape.mean.dtype
     size = albedo.shape[0]
     skin, face = face_maps(shape, size)
+    # Fading beyond the oval: what no pixel shows there would follow the coarse steps of a solver.
+    movable *= ndimage.map_coordinates(ndimage.uniform_filter(face, size // 16), _texels(vertex_uv, size), order=1, mode="nearest")
     shadow = np.ones_like(skin) if occlusion is None else occlusion
     maps = [jnp.asarray(x, dtype) for x in (vertex_uv, skin, face, shadow, movable)]
     return TexturedModel(shape, albedo, maps[0], maps[1], maps[2], maps[3], maps[4])
+
+
+def _texels(uv: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of texture coordinates in a square map whose row 0 is the top."""
+    return (1 - uv[:, 1]) * size - 0.5, uv[:, 0] * size - 0.5
 
 
 def load_textured(name: str = "embedded", level: int = 1, sample_sets: Iterable[str] | None = None) -> TexturedModel:
@@ -161,6 +169,19 @@ def load_textured(name: str = "embedded", level: int = 1, sample_sets: Iterable[
 
     albedo, occlusion = imported_albedo(model_path(name))
     return textured_model(load_basis(name, level, sample_sets=sample_sets), albedo, occlusion)
+
+
+def has_albedo(name: str) -> bool:
+    """Whether :func:`load_textured` finds an albedo for a model.
+
+    Raises:
+        BasisError: no such model.
+    """
+    if str(name) == EMBEDDED or is_nonlinear(name):
+        return True
+    from fitjax.model.imported_albedo import albedo_fields
+
+    return bool(albedo_fields(model_path(name)))
 
 
 def face_maps(shape: LinearModel, size: int = DETAIL_SIZE) -> tuple[np.ndarray, np.ndarray]:
