@@ -49,7 +49,8 @@ class Frozen:
         triangle_id: which triangle each pixel of the crop shows, where a loss reads pixels. face: what those of the face show
             (:class:`fitjax.render.frozen_face.FrozenPixels`). pixels: how far to believe each of these.
         contour: (17,) which candidate of ``contour68`` each jaw point uses, or None where no loss asks.
-        area: per sample set of ``visible`` (S,), area in the picture per area of the surface, up to a common factor; 0 where it faces away.
+        area: per sample set of ``visible`` (S,), area in the picture per area of the mean face's surface, up to a common factor; 0 where it
+            faces away.
     """
 
     visible: dict[str, Float[Array, "S"]]
@@ -90,6 +91,7 @@ class Prediction:
         face_centre, face_size: of the observation, pixels: the origin and unit of :attr:`landmarks`.
         frozen: visibility and contour choices of this outer step.
         params: what was decoded. mesh: of a textured model, else None.
+        covered: (H, W) over the crop, where the observed parts say that something is in front of the face; None without parts.
     """
 
     face: Face
@@ -105,6 +107,7 @@ class Prediction:
     frozen: Frozen | None
     params: Params
     mesh: Mesh | None = None
+    covered: Any = None
     default_set: str = static(default="aflw68")
 
     @property
@@ -160,6 +163,7 @@ def predict(model: Model, params: Params, observation: Observation, frozen: Froz
         frozen,
         params,
         mesh_of(model),
+        None if observation.parts is None else observation.parts.covered,
         default,
     )
 
@@ -188,5 +192,27 @@ def freeze(model: Model, params: Params, names: Iterable[str] | None = None) -> 
         lines = facing["contour68"].reshape(-1, CONTOUR_CANDIDATES) > 0
         # With no candidate in view the innermost one is nearest to the outline.
         contour = jnp.where(lines.any(1), jnp.argmax(lines, axis=1), CONTOUR_CANDIDATES - 1)
-    area = {name: jnp.maximum(facing[name], 0) / jnp.maximum(points[name].position[:, 2], MINIMUM_DEPTH) ** 2 for name in names}
+    stretch = _stretch(model, params, names)
+    area = {
+        name: stretch.get(name, 1.0) * jnp.maximum(facing[name], 0) / jnp.maximum(points[name].position[:, 2], MINIMUM_DEPTH) ** 2
+        for name in names
+    }
     return Frozen(visible, contour, area=area)
+
+
+def _stretch(model: Model, params: Params, names: Iterable[str]) -> dict[str, Float[Array, "S"]]:
+    """Per sample set whose triangles the model names (S,): area of the surface there per area on the mean face. A cheek below an open jaw has
+    twice its area, and samples that are uniform on the mean face are half as dense there."""
+    shape: Any = getattr(model, "shape", model)
+    library = getattr(shape, "sample_library", {})
+    known = [name for name in names if name in library]
+    if not known:
+        return {}
+
+    def areas(params: Params, triangle: Array) -> Array:
+        corners = shape.decode(params).vertices[shape.triangles[triangle]]
+        return jnp.linalg.norm(jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1)
+
+    rest = shape.init()
+    # Triangles of the mean face without area hold no samples of an area-uniform set.
+    return {n: areas(params, library[n].triangle) / jnp.maximum(areas(rest, library[n].triangle), 1e-12) for n in known}

@@ -12,7 +12,7 @@ from fitjax.image.photo import photo_from_array
 from fitjax.losses.part_kernel import part_statistics
 from fitjax.observation import part_tables as tables
 from fitjax.observation.observation import neutral_observation
-from fitjax.observation.parts import anchor_grid, choose_points, make_parts
+from fitjax.observation.parts import anchor_grid, choose_points, make_parts, outline
 
 WIDTH, HEIGHT = 200, 240
 
@@ -79,7 +79,9 @@ def test_every_table_gives_the_same_parts(table, observation):
     np.testing.assert_array_equal(found.parts.weight, expected.parts.weight)
     for name, left, top, right, bottom in BOXES[1:]:
         box = pixels(found, name)
-        np.testing.assert_allclose([box.min(0), box.max(0)], [[left, top], [right - 1, bottom - 1]], atol=2e-2)
+        # Pixels have an area: half a pixel beyond the centres of the outermost ones.
+        edges = [[left - 0.5, top - 0.5], [right - 0.5, bottom - 0.5]]
+        np.testing.assert_allclose([box.min(0), box.max(0)], edges, atol=2e-2)
     # Labels of a table: 1 to 8 parts, each once, none both a part and something else.
     flat = [label for labels in table.parts.values() for label in labels]
     assert sorted(table.parts) == sorted(tables.PARTS) and len(set(flat)) == 8 and not set(flat) & set(table.other)
@@ -90,10 +92,11 @@ def test_the_statistics_are_those_of_the_points(observation):
     found = fj.with_parts(observation, label_map(tables.LAPA), "lapa").parts
     assert found.statistics.shape == (8, 3, 784) and found.anchors.shape == (784, 2)
     np.testing.assert_allclose(found.statistics, part_statistics(found.anchors, found.points, found.weight), atol=1e-6)
-    nose = pixels(fj.with_parts(observation, label_map(tables.LAPA), "lapa"), "nose")
+    nose, area = pixels(fj.with_parts(observation, label_map(tables.LAPA), "lapa"), "nose"), np.asarray(found.weight[4])
+    area = area[area > 0] / area.sum()
     anchors = np.asarray(found.anchors) * float(observation.face_size) + np.asarray(observation.face_centre)
     distance = np.linalg.norm(nose[None] - anchors[:, None], axis=-1) / float(observation.face_size)
-    np.testing.assert_allclose(found.statistics[4], [distance.min(1), distance.max(1), distance.mean(1)], atol=1e-5)
+    np.testing.assert_allclose(found.statistics[4], [distance.min(1), distance.max(1), distance @ area], atol=1e-5)
 
 
 @pytest.mark.parametrize("sides", ["landmarks", "labels"])
@@ -133,7 +136,7 @@ def test_sides_follow_the_landmarks_not_the_names(observation):
 def test_no_forehead_on_either_side(observation):
     skin = pixels(fj.with_parts(observation, label_map(tables.FITJAX), "fitjax", points=24_000), "skin")
     # The line of the brows lies at y = 76 all across; below it all skin stays.
-    assert skin[:, 1].min() == pytest.approx(76.5, abs=0.6)
+    assert skin[:, 1].min() == pytest.approx(76, abs=0.6)
     assert np.ptp(skin[skin[:, 1] < 79][:, 0]) > 110
     # Without landmarks of the brows their pixels say where the line is.
     points = landmarks()
@@ -177,6 +180,29 @@ def _close_in_pixels(found, expected, observation):
     difference = np.asarray(found.statistics - expected.statistics) * float(observation.face_size)
     assert np.abs(difference[:, 1:]).max() < 2
     assert np.sqrt(np.mean(difference**2)) < 0.9
+
+
+def test_what_covers_the_face(observation):
+    """Hair in LaPa's table, a mask of one's own, and what lies beyond the map: known over the crop, at the crop's pixels."""
+    labels = label_map(tables.LAPA)
+    labels[30:150, 40:70] = 10
+    hand = np.zeros(labels.shape, bool)
+    hand[180:230, 100:150] = True
+    found = fj.with_parts(observation, labels, "lapa", covered=hand)
+    grid = anchor_grid(1) * float(observation.face_size) + np.asarray(observation.face_centre)
+    column, row = np.rint(grid).astype(int).T
+    beyond = (column < 0) | (row < 0) | (column >= WIDTH) | (row >= HEIGHT)
+    expected = beyond | ((column >= 40) & (column < 70) & (row >= 30) & (row < 150))
+    expected |= (column >= 100) & (column < 150) & (row >= 180) & (row < 230)
+    assert found.parts.covered.shape == (224, 224)
+    np.testing.assert_array_equal(np.asarray(found.parts.covered).ravel(), expected)
+    mine = {"skin": 1, "nose": 6, "covers": 10, "other": (0, 2, 3, 4, 5, 7, 9)}
+    np.testing.assert_array_equal(fj.with_parts(observation, labels, mine, covered=hand).parts.covered, found.parts.covered)
+    assert not np.asarray(fj.with_parts(observation, label_map(tables.FITJAX), "fitjax").parts.covered).reshape(-1)[~beyond].any()
+    with pytest.raises(fj.FitjaxError, match=r"covered: expected a mask of the label map's shape \(240, 200\), found \(3, 3\)"):
+        fj.with_parts(observation, labels, "lapa", covered=np.ones((3, 3)))
+    with pytest.raises(fj.FitjaxError, match=r"labels \[1\] are listed both as a part and under 'covers'"):
+        fj.with_parts(observation, labels, {"skin": 1, "covers": 1, "other": tuple(range(2, 11))})
 
 
 def test_a_parser_plugs_in(observation):
@@ -243,6 +269,37 @@ def test_chosen_points_keep_area_and_outline():
     np.testing.assert_allclose([chosen.min(0), chosen.max(0)], [points.min(0), points.max(0)], atol=0.05)
     again, _ = choose_points(points, 200)
     np.testing.assert_array_equal(chosen, again)
+
+
+def test_the_outline_lies_between_pixels():
+    mask = np.zeros((20, 30), bool)
+    mask[5:7, 4:20] = True
+    border = outline(mask)
+    assert len(border) == 2 * (16 + 2)
+    np.testing.assert_array_equal([border.min(0), border.max(0)], [[3.5, 4.5], [19.5, 6.5]])
+    # A half plane askew: the middles of sides lie on its edge, where the centres of its outermost pixels lie inside.
+    row, column = np.indices((40, 40))
+    slanted = column - row < 0.5
+    middles = outline(slanted)
+    inner = middles[(middles > 0).all(1) & (middles < 39).all(1)]
+    assert len(inner) and np.abs(inner[:, 0] - inner[:, 1] - 0.5).max() < 1e-12
+    assert not len(outline(np.zeros((4, 4), bool))) and len(outline(np.ones((4, 4), bool))) == 16
+
+
+def test_border_points_do_not_count_in_means():
+    """A closed eye, three pixels high: nearest and furthest know its edges, means its pixels."""
+    row, column = np.meshgrid(np.arange(3.0), np.arange(22.0), indexing="ij")
+    centres = np.stack([column.ravel(), row.ravel()], -1) / 150
+    border = outline(np.ones((3, 22), bool)) / 150
+    anchors = anchor_grid(8)
+    plain = np.asarray(make_parts({"right_eye": centres}, names=("right_eye",)).statistics[0])
+    edged = np.asarray(make_parts({"right_eye": centres}, outlines={"right_eye": border}, names=("right_eye",)).statistics[0])
+    np.testing.assert_allclose(edged[2], plain[2], atol=1e-5)
+    both = np.linalg.norm(np.concatenate([centres, border])[None] - anchors[:, None], axis=-1)
+    np.testing.assert_allclose(edged[:2], [both.min(1), both.max(1)], atol=1e-6)
+    few = make_parts({"right_eye": centres}, outlines={"right_eye": border}, points=16, names=("right_eye",))
+    assert (np.asarray(few.weight) > 0).sum() == 16
+    assert float(few.weight.sum()) == pytest.approx(1, abs=1e-4)
 
 
 def test_anchor_grids():

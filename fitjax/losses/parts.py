@@ -198,8 +198,9 @@ def part_reprojection(
         anchors: None uses those of the observation, whose statistics were computed once. A stride on the grid of 224² or points (A, 2) in face
             sizes about the face's centre: others, for which the target's statistics are computed in each step unless they are the observation's.
         weights: part → relative weight, or one per part in their order; default 1. Array leaves: changing them recompiles nothing.
-        occlusion: leave out samples that the head itself hides (the far eye behind the nose), not only those that face
-            away. Costs rasterising the head once per outer step.
+        occlusion: leave out samples that the head itself hides (the far eye behind the nose), that lie where the labels say that something
+            is in front of the face (hair, glasses), or beyond the photo's edge; not only those that face away. Costs rasterising the
+            head once per outer step.
 
     Raises:
         FitjaxError: an unknown part or statistic, wrong anchors or weights.

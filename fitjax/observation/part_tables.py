@@ -24,11 +24,13 @@ class LabelTable:
     Attributes:
         parts: part → its labels; both parts of a pair may have the same ones, where a parser does not tell sides apart.
         other: labels that mean none of the parts; None: every label that ``parts`` does not name.
+        covers: of these, labels of what is in front of a face (hair, hat, glasses): what the model has there is not missing, but hidden.
     """
 
     name: str
     parts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     other: tuple[int, ...] | None = None
+    covers: tuple[int, ...] = ()
 
     def check(self) -> None:
         """Raises :class:`FitjaxError` for an unknown part, or a table without any."""
@@ -37,6 +39,9 @@ class LabelTable:
             raise FitjaxError(
                 f"label table {self.name!r}: expected parts out of {', '.join(PARTS)}, found {unknown or 'none'}"
             )
+        both = sorted({label for labels in self.parts.values() for label in labels} & set(self.covers))
+        if both:
+            raise FitjaxError(f"label table {self.name!r}: labels {both} are listed both as a part and under 'covers'; keep one of the two")
 
 
 # "l_" and "left" are taken as the left half of the picture for these data sets, that is the subject's right. It rarely matters: by default the
@@ -56,6 +61,7 @@ CELEBAMASK_HQ = LabelTable(
         "skin": (1,),
     },
     (0, 3, 8, 9, 10, 13, 14, 15, 16, 17, 18),
+    (3, 13, 14),
 )
 
 #: The 19 labels of the widespread BiSeNet trained on CelebAMask-HQ: skin, l_brow, r_brow, l_eye, r_eye, glasses, l_ear, r_ear, earring, nose,
@@ -73,6 +79,7 @@ BISENET_19 = LabelTable(
         "skin": (1,),
     },
     (0, 6, 7, 8, 9, 11, 14, 15, 16, 17, 18),
+    (6, 17, 18),
 )
 
 #: LaPa: skin, left brow, right brow, left eye, right eye, nose, upper lip, inner mouth, lower lip, hair.
@@ -89,6 +96,7 @@ LAPA = LabelTable(
         "skin": (1,),
     },
     (0, 8, 10),
+    (10,),
 )
 
 #: Labels 1 to 8 in the order of :data:`PARTS`: what the basis' ``uv_parts`` holds and :func:`fitjax.evaluate.parts.render_parts` gives.
@@ -98,7 +106,8 @@ TABLES = {t.name: t for t in (CELEBAMASK_HQ, LAPA, BISENET_19, FITJAX)}
 
 
 def as_table(table: LabelTable | str | Mapping[str, int | tuple[int, ...]] | None) -> LabelTable:
-    """A table by name, or from part → label(s); the key ``other`` names labels that are no part (default: 0 alone).
+    """A table by name, or from part → label(s); the key ``other`` names labels that are no part (default: 0 alone), ``covers`` those of
+    what is in front of the face.
 
     Raises:
         FitjaxError: no table, an unknown name or an unknown part.
@@ -121,8 +130,8 @@ def as_table(table: LabelTable | str | Mapping[str, int | tuple[int, ...]] | Non
         given = {k: tuple(v) if isinstance(v, list | tuple) else (v,) for k, v in table.items()}
         if not all(isinstance(x, int) for labels in given.values() for x in labels):
             raise FitjaxError("label table: expected integers or tuples of integers as labels; correct the table")
-        other = given.pop("other", (0,))
-        table = LabelTable("yours", given, other)
+        other, covers = given.pop("other", (0,)), given.pop("covers", ())
+        table = LabelTable("yours", given, (*other, *(c for c in covers if c not in other)), covers)
     table.check()
     return table
 

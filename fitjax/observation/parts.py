@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from scipy.spatial import cKDTree
 
 from fitjax.errors import FitjaxError
@@ -28,6 +28,12 @@ STRIDE = 8
 #: Pixels of a part beyond this number are thinned to a coarser grid before points are chosen among them.
 _MOST_PIXELS = 20_000
 
+#: Of the sides of its outermost pixels every n-th is used beyond twice this number.
+_MOST_SIDES = 5_000
+
+#: Area of a point of the border, in that of the part: it is there for what is nearest and furthest, and does not count in means.
+_BORDER_AREA = 1e-6
+
 
 @pytree
 class PartObservation:
@@ -38,6 +44,7 @@ class PartObservation:
         weight: (P, K) the area that each point stands for, in squared face sizes; zero where not used, all zero for a part that was not seen.
         anchors: (A, 2) where distances are taken from.
         statistics: (P, S, A) of those distances.
+        covered: (224, 224) over the crop, true where something is in front of the face or the photo ends.
         names: the parts. kinds: the statistics, names or functions. stride: of the anchors on the grid, 0 for anchors of one's own.
     """
 
@@ -45,6 +52,7 @@ class PartObservation:
     weight: Float[Array, "P K"]
     anchors: Float[Array, "A 2"]
     statistics: Float[Array, "P S A"]
+    covered: Bool[Array, "224 224"]
     names: tuple[str, ...] = static(default=PARTS)
     kinds: tuple[Any, ...] = static(default=NAMED)
     stride: int = static(default=STRIDE)
@@ -107,9 +115,26 @@ def thin(mask: np.ndarray) -> np.ndarray:
     return np.stack([column, row], -1) * step + step // 2
 
 
+def outline(mask: np.ndarray) -> np.ndarray:
+    """(B, 2) columns and rows of the middles of the sides that a mask's pixels share with others, of every n-th for very many.
+
+    Pixels have an area: the part goes on for half a pixel beyond the centres of the outermost ones, and where it is as thin as a closed
+    eye, that is as much as there is. The middles of sides lie on the outline also where it runs askew, the corners of pixels do not.
+    """
+    padded = np.pad(mask, 1)
+    middles = []
+    for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        row, column = np.nonzero(mask & ~np.roll(padded, (-down, -right), (0, 1))[1:-1, 1:-1])
+        middles.append(np.stack([column + 0.5 * right, row + 0.5 * down], -1))
+    found = np.concatenate(middles)
+    return found[:: max(1, len(found) // _MOST_SIDES)]
+
+
 def make_parts(
     clouds: dict[str, np.ndarray],
     *,
+    outlines: dict[str, np.ndarray] | None = None,
+    covered: np.ndarray | None = None,
     areas: dict[str, np.ndarray] | None = None,
     anchors: Any = STRIDE,
     statistics: tuple[str | Statistic, ...] = NAMED,
@@ -121,6 +146,7 @@ def make_parts(
 
     Args:
         clouds: part → (M, 2) in face sizes about the face's centre; a part that is absent, or has no points, was not seen.
+        outlines: part → (B, 2) points of its border, which have no area of their own. covered: (224, 224) over the crop; default nothing.
         areas: part → (M,) what each point stands for; default equal. A part with areas of its own is not thinned.
         anchors: stride on the grid of 224², or points (A, 2) in face sizes.
         statistics: as for :func:`fitjax.losses.part_kernel.part_statistics`; computed here, once.
@@ -145,10 +171,22 @@ def make_parts(
             raise FitjaxError(
                 f"part {name!r}: expected at most {points} points with an area ≥ 0 each, found {len(cloud)} and {given.shape}"
             )
-        chosen, area = choose_points(cloud, points, 1 / max(len(cloud), 1)) if given is None else (cloud, given)
+        chosen, area = _chosen(cloud, (outlines or {}).get(name), points) if given is None else (cloud, given)
         place[names.index(name), : len(chosen)], weight[names.index(name), : len(chosen)] = chosen, area
     a, p, w = (jnp.asarray(x, dtype) for x in (where, place, weight))
-    return PartObservation(p, w, a, target_statistics(a, p, w, statistics), names, statistics, stride)
+    hidden = jnp.zeros((GRID, GRID), bool) if covered is None else jnp.asarray(covered, bool)
+    return PartObservation(p, w, a, target_statistics(a, p, w, statistics), hidden, names, statistics, stride)
+
+
+def _chosen(cloud: np.ndarray, border: np.ndarray | None, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most ``count`` points of a part and their areas: a quarter of them on its border, which has none, the others stand for the whole area."""
+    share = 1 / max(len(cloud), 1)
+    if border is None or not len(cloud):
+        return choose_points(cloud, count, share)
+    border, _ = choose_points(border, max(1, min(len(border), count // 4)))
+    inside, area = choose_points(cloud, max(1, count - len(border)), share)
+    chosen = np.concatenate([inside, border])[:count]
+    return chosen, np.concatenate([area, np.full(len(border), _BORDER_AREA)])[:count]
 
 
 def target_statistics(

@@ -14,7 +14,7 @@ from fitjax.losses.part_kernel import NAMED, Statistic
 from fitjax.observation.observation import Observation
 from fitjax.observation.part_masks import below_brows, brow_line, contour_parts, eye_centres
 from fitjax.observation.part_tables import PAIRS, LabelTable, as_table
-from fitjax.observation.parts import STRIDE, anchor_grid, make_parts, thin
+from fitjax.observation.parts import GRID, STRIDE, anchor_grid, make_parts, outline, thin
 from fitjax.pytree import replace
 
 Table = LabelTable | str | Mapping[str, Any]
@@ -39,6 +39,7 @@ def with_parts(
     anchors: Any = STRIDE,
     statistics: tuple[str | Statistic, ...] = NAMED,
     points: int = 1024,
+    covered: Any = None,
 ) -> Observation:
     """The observation with facial parts, for :func:`fitjax.part_reprojection`.
 
@@ -54,6 +55,9 @@ def with_parts(
         anchors: stride on the 224² pixels of the crop (8: 784 anchors, 1: the paper's), or points (A, 2) in face sizes about the face's centre.
         statistics: names or functions of (distances, weights); what they give for these parts is computed here, once.
         points: the most points per part.
+        covered: (H, W) as the map, true where something is in front of the face, besides the labels that the table says are
+            (``{..., "covers": (17, 18)}``). What the model has there, or beyond the edge of the map, does not count where
+            :func:`fitjax.part_reprojection` minds occlusion.
 
     Raises:
         FitjaxError: wrong shapes, no or a wrong table, labels that the table does not know, a map without any part, or no landmarks to make
@@ -72,18 +76,42 @@ def with_parts(
         grid = anchor_grid(1)
         masks = contour_parts((seen["mediapipe478"] - centre) / size, grid)
         clouds = {name: grid[mask] for name, mask in masks.items()}
+        borders, hidden = None, None
     else:
-        placement = label_placement(labels, image_size, image_from_labels)
-        masks = label_masks(labels, as_table(table), placement, seen, sides)
+        placement, known = label_placement(labels, image_size, image_from_labels), as_table(table)
+        masks = label_masks(labels, known, placement, seen, sides)
+        hidden = _over_crop(_covered(labels, known, covered), placement, centre, size)
         clouds = {name: (_points_of(mask, placement) - centre) / size for name, mask in masks.items()}
+        sides_of = {name: outline(mask) for name, mask in masks.items()}
+        borders = {name: (_place(at[:, 0], at[:, 1], placement) - centre) / size for name, at in sides_of.items()}
     if not any(len(cloud) for cloud in clouds.values()):
         raise FitjaxError(
             "label map: expected at least one pixel of a part, found none; check the map and its table, or leave parts out for this photo"
         )
     dtype = observation.camera.focal.dtype
     return replace(
-        observation, parts=make_parts(clouds, anchors=anchors, statistics=statistics, points=points, dtype=dtype)
+        observation, parts=make_parts(clouds, outlines=borders, covered=hidden, anchors=anchors, statistics=statistics, points=points, dtype=dtype)
     )
+
+
+def _covered(labels: Any, table: LabelTable, covered: Any) -> np.ndarray:
+    """(H, W) whether something is in front of the face."""
+    result = np.isin(labels, table.covers)
+    if covered is None:
+        return result
+    if np.shape(covered) != result.shape:
+        raise FitjaxError(f"covered: expected a mask of the label map's shape {result.shape}, found {np.shape(covered)}")
+    return result | (np.asarray(covered) != 0)
+
+
+def _over_crop(mask: np.ndarray, placement: np.ndarray, centre: np.ndarray, size: float) -> np.ndarray:
+    """(224, 224) the mask at the pixels of the crop, true beyond the mask's edges."""
+    photo = anchor_grid(1) * size + centre
+    column, row = np.rint((photo - placement[:, 2]) @ np.linalg.inv(placement[:, :2]).T).astype(int).T
+    within = (column >= 0) & (column < mask.shape[1]) & (row >= 0) & (row < mask.shape[0])
+    found = np.ones(len(photo), bool)
+    found[within] = mask[row[within], column[within]]
+    return found.reshape(GRID, GRID)
 
 
 def observe_parts(observation: Observation, photo: Photo, parser: Parser, **options: Any) -> Observation:

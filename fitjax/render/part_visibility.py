@@ -1,4 +1,4 @@
-"""Which surface samples nothing hides, for all sets of a loss from one rasterised image."""
+"""Which surface samples nothing hides: neither the head, by one rasterised image for all sets of a loss, nor what labels say is in front."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from fitjax.errors import FitjaxError
+from fitjax.observation.crop import CROP_SIDE
 from fitjax.prediction import Prediction
 from fitjax.render.rasterize import rasterize
 from fitjax.render.visibility import fit_to_square, points_visible, sample_points_image
@@ -21,7 +22,8 @@ RESOLUTION = 128
 def unhidden(
     model: Any, prediction: Prediction, names: Sequence[str], resolution: int = RESOLUTION
 ) -> dict[str, Float[Array, "S"]]:
-    """Per set (S,), 1.0 where the head itself does not hide the sample; which way it faces does not count. Not differentiated.
+    """Per set (S,), 1.0 where neither the head itself nor what the observed parts say covers the face hides the sample; which way it faces does not
+    count. Not differentiated.
 
     Raises:
         FitjaxError: the model does not say where on its mesh a set lies (``sample_library``).
@@ -44,4 +46,15 @@ def unhidden(
         points = sample_points_image(library[name], fitted, triangles, perspective=perspective)
         clear = points_visible(points, fitted, triangles, ids, perspective=perspective)
         result[name] = clear.astype(pixels.dtype)
+        if prediction.covered is not None:
+            result[name] = result[name] * uncovered(prediction.covered, prediction.normalise(prediction.pixels[name]))
     return result
+
+
+def uncovered(covered: Bool[Array, "H W"], points: Float[Array, "S 2"]) -> Float[Array, "S"]:
+    """1.0 for points (face sizes about the face's centre) where nothing covers the crop; points beyond it are uncovered."""
+    side = jnp.array(covered.shape[::-1])
+    place = jnp.floor((jax.lax.stop_gradient(points) / CROP_SIDE + 0.5) * side).astype(jnp.int32)
+    within = ((place >= 0) & (place < side)).all(-1)
+    column, row = jnp.clip(place, 0, side - 1).T
+    return 1 - (covered[row, column] & within).astype(points.dtype)
