@@ -19,10 +19,10 @@ from benchmarks.report import Report, Table, Target
 from benchmarks.shared_data import DevPhoto, Unavailable, dev_photos
 from fitjax.detect import DetectedFace, FaceMeshDetector, default_detector, detect_faces
 from fitjax.errors import DetectionError
-from fitjax.evaluate.nme import YAW_BINS, binned_mean, box_size, geodesic_degrees, nme
+from fitjax.evaluate.nme import YAW_BINS, binned_mean, box_size, nme
+from fitjax.evaluate.pose import pose_errors
 from fitjax.evaluate.readout import FittedPhoto, leave_one_out, projection_jacobian
 from fitjax.geometry.camera import Camera, CameraKind, default_focal, project
-from fitjax.geometry.rotation import rotation_from_aflw2000
 from fitjax.image.photo import Photo, read_photo
 from fitjax.model.linear import LinearModel
 
@@ -153,11 +153,8 @@ def evaluate(model: LinearModel, cases: list[Case], setting: Setting) -> Outcome
         offsets = leave_one_out([_fitted_photo(c, s, labels) for c, s in zip(cases, solutions)])
         moved[labels] = nme(np.stack([_moved(s, sample_set, o) for s, o in zip(solutions, offsets)]), truths)
     pose = np.stack([s.pitch_yaw_roll_degrees for s in solutions])
-    found = np.asarray(rotation_from_aflw2000(jnp.asarray(np.radians(pose))))
-    geodesic = np.full(len(cases), np.nan)
-    for k, case in enumerate(cases):
-        if case.truth.pose is not None:
-            geodesic[k] = geodesic_degrees(found[k], np.asarray(rotation_from_aflw2000(jnp.asarray(case.truth.pose))))
+    true = np.stack([np.full(3, np.nan) if c.truth.pose is None else np.degrees(c.truth.pose) for c in cases])
+    geodesic = pose_errors(pose, true).each[:, 3]
     return Outcome(plain, moved, geodesic, pose, solutions)
 
 
