@@ -93,6 +93,20 @@ def test_missing_predictions_are_named_and_in_no_mean(truth_file):
     assert f"{NAMES[0]}, {NAMES[3]}" in text and "5 of 7 faces evaluated" in text
 
 
+def test_poses_without_landmarks(truth_file):
+    """Of all faces: the curve is that of the angle. Of one face among others with landmarks: that face is missing."""
+    faces = predictions().faces
+    poses = {n: FacePrediction(n, {}, f.pitch_yaw_roll) for n, f in faces.items()}
+    evaluation = evaluate_aflw2000(read_aflw2000(truth_file), Predictions(poses, ""))
+    assert evaluation.results["nme"] == {} and evaluation.results["pose"]["mae"]["mean"] == pytest.approx(2)
+    assert "degrees" in evaluation.unit and len(evaluation.curves[0].errors) == 6
+    mixed = evaluate_aflw2000(read_aflw2000(truth_file), Predictions({**faces, NAMES[2]: poses[NAMES[2]]}, ""))
+    assert mixed.missing == [NAMES[2]] and mixed.results["pose"]["faces"] == 6
+    with pytest.raises(FitjaxError, match="neither landmarks nor poses"):
+        nothing = Predictions({NAMES[-1]: poses[NAMES[-1]]}, "")  # its true roll is beyond the limit
+        evaluate_aflw2000(read_aflw2000(truth_file), nothing)
+
+
 def test_an_empty_bin_leaves_the_headline_open(truth_file):
     truth = read_aflw2000(truth_file).subset(NAMES[:5])
     evaluation = evaluate_aflw2000(truth, predictions())

@@ -121,6 +121,8 @@ def evaluate_aflw2000(
         FitjaxError: no common names, wrong counts of points, missing points, normalised coordinates.
     """
     missing, unused = predictions.match(truth.names)
+    if any(face.sets for face in predictions.faces.values()):
+        missing = [n for n in truth.names if n not in predictions.faces or not predictions.faces[n].sets]
     count = len(truth.names)
     evaluation = Evaluation(
         "aflw2000",
@@ -169,8 +171,11 @@ def evaluate_aflw2000(
     if headline is not None:
         evaluation.tables.append(_published_nme(name, headline, count, len(missing)))
     poses = _add_pose(evaluation, truth, predictions, name)
-    if not rows or (headline is None and poses is None and not evaluation.results["nme"]):
-        raise FitjaxError("predictions: hold neither landmarks nor poses of the truth's faces")
+    if not evaluation.curves:
+        if poses is None:
+            raise FitjaxError("predictions: hold neither landmarks nor poses of the truth's faces")
+        evaluation.unit = "angle between true and predicted rotation, degrees"
+        evaluation.curves.append(Curve(name, poses.each[np.isfinite(poses.each[:, 3]), 3], poses.faces + len(missing)))
     if count != FULL_SET or missing:
         evaluation.warnings.append(
             f"published figures are of all {FULL_SET} faces, these of {count - len(missing)}: set them side by side with care"
