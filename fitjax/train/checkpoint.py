@@ -25,7 +25,7 @@ def _named(state: Any) -> dict[str, Any]:
 
 def save_checkpoint(path: Path, state: Any, about: dict[str, Any]) -> None:
     """Write the arrays of a pytree, with what they belong to: settings, seeds, hashes."""
-    arrays = {name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in _named(state).items()}
+    arrays = {name: np.asarray(jax.device_get(leaf), order="C") for name, leaf in _named(state).items()}
     atomic_write_bytes(path, safetensors.numpy.save(arrays, {"format": FORMAT, "about": json.dumps(about, sort_keys=True)}))
 
 

@@ -1,0 +1,211 @@
+"""Training a decoder on generated faces: the loss falls, a run that was killed continues to the same numbers, and the file that comes out decodes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import fitjax as fj
+from fitjax.cli.main import UNUSABLE, main
+from fitjax.errors import FitjaxError
+from fitjax.model.load import is_nonlinear
+from fitjax.model.nonlinear import NonlinearModel, load_nonlinear
+from fitjax.model.nonlinear_codec import decode_maps, encode_maps
+from fitjax.train.checkpoint import load_checkpoint, save_checkpoint
+from fitjax.train.coefficients import Folding, components
+from fitjax.train.generator import generator_hash
+from fitjax.train.lift import LiftSettings, proxy_filter
+from fitjax.train.run import DecoderSettings, make_faces, train_decoder
+
+LIFT = LiftSettings(code_length=6, hidden=24, depth=2, steps=120, batch=32, warmup=10, rate=3e-3)
+TINY = DecoderSettings(
+    height=32, width=40, analysed=48, faces=192, rank=24, albedo=LIFT, shape=replace(LIFT, code_length=10, steps=40), interval=40
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder and rows of the metrics of a run without interruption."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = train_decoder(TINY, folder, say=lambda text: None)
+    assert path == folder / "model.safetensors"
+    return folder, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_loss_falls(trained):
+    _, rows = trained
+    albedo = [row for row in rows if row["network"] == "albedo"]
+    assert [row["step"] for row in albedo] == [40, 80, 120]
+    assert albedo[-1]["train_full"] < 0.9 * albedo[0]["train_full"]
+    assert albedo[-1]["train_proxy"] < 0.9 * albedo[0]["train_proxy"]
+    assert albedo[-1]["held_out_full"] < albedo[0]["held_out_full"]
+
+
+def test_a_killed_run_continues_to_the_same_numbers(trained, tmp_path):
+    """Stopped after the first interval, its checkpoint put back as if the next had been lost, run again: losses and weights as without a stop."""
+    folder, rows = trained
+    (tmp_path / "faces.safetensors").write_bytes((folder / "faces.safetensors").read_bytes())
+
+    def stop(network: str, step: int, measured: dict[str, float]) -> bool:
+        return step == 40
+
+    def silent(text: str) -> None: ...
+
+    assert train_decoder(TINY, tmp_path, progress=stop, say=silent) is None
+    kept = (tmp_path / "albedo.checkpoint.safetensors").read_bytes()
+    assert train_decoder(TINY, tmp_path, progress=lambda network, step, measured: step == 80, say=silent) is None
+    (tmp_path / "albedo.checkpoint.safetensors").write_bytes(kept)  # what was done since was lost
+    assert train_decoder(TINY, tmp_path, say=silent) is not None
+    again = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["network"], row["step"]) for row in again] == [(row["network"], row["step"]) for row in rows]
+    for first, second in zip(rows, again):
+        for name in first.keys() - {"network", "step"}:
+            assert abs(first[name] - second[name]) <= 1e-5 * abs(first[name]), (first, name)
+    a, b = (safetensors.numpy.load_file(f / "model.safetensors") for f in (folder, tmp_path))
+    for name in a:
+        np.testing.assert_allclose(a[name].astype(float), b[name].astype(float), atol=2e-3, err_msg=name)
+
+
+def test_the_file_decodes_as_the_components_do(trained):
+    folder, _ = trained
+    path = folder / "model.safetensors"
+    assert is_nonlinear(path) and not is_nonlinear(folder / "faces.safetensors")
+    model = load_nonlinear(path, 0, ("ibug68",))
+    assert isinstance(model, NonlinearModel)
+    faces = safetensors.numpy.load_file(folder / "faces.safetensors")
+    np.testing.assert_allclose(model.albedo.mean.reshape(32, 40, 3), faces["mean"], atol=1e-5)
+    scaled = [np.asarray(x).reshape(24, -1) * faces["sigma"][:, None] for x in (model.albedo.basis, faces["modes"])]
+    assert np.abs(scaled[0] - scaled[1]).max() < 2 / 255 and np.sqrt(((scaled[0] - scaled[1]) ** 2).mean()) < 0.1 / 255
+    face = jax.jit(lambda p: model.decode(p))(model.init())
+    assert face.albedo.shape == face.proxy_albedo.shape == (256, 256, 3)
+    assert float(jnp.abs(face.vertices - model.shape.mean).max()) < 2e-3
+    # Another level is the same surface.
+    assert fj.load_basis(str(path), 0, sample_sets=()).n_vertices == model.shape.n_vertices
+    code = jnp.zeros(6).at[0].set(1.0)
+    encoded = model.albedo.encode(model.albedo.decode(code))
+    assert float(jnp.abs(encoded - code).max()) < 0.6
+
+
+def test_another_seed_or_size_is_refused(trained):
+    folder, _ = trained
+    with pytest.raises(FitjaxError, match=r"seed was 0, is 3"):
+        make_faces(replace(TINY, seed=3), folder)
+    with pytest.raises(FitjaxError, match=r"albedo_rate was 0.003, is 0.1"):
+        train_decoder(replace(TINY, albedo=replace(LIFT, rate=0.1)), folder, say=lambda text: None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 49}, "rank 49"),
+        ({"albedo": replace(LIFT, code_length=30)}, "albedo code of 30"),
+        ({"shape": replace(LIFT, steps=0)}, "shape steps"),
+        ({"height": 3}, "height"),
+    ],
+)
+def test_settings_that_cannot_work(tmp_path, change, message):
+    with pytest.raises(FitjaxError, match=message):
+        train_decoder(replace(TINY, **change), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_damaged_files_get_one_error(trained, tmp_path, capsys):
+    folder, _ = trained
+    whole = (folder / "model.safetensors").read_bytes()
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(fj.FitjaxError, match=r"bad\.safetensors"):
+        load_nonlinear(bad)
+    tensors = safetensors.numpy.load(whole)
+    with safetensors.safe_open(folder / "model.safetensors", "np") as handle:
+        metadata = handle.metadata()
+    for changes, about, message in (
+        ({"albedo.even": tensors["albedo.even"][:-40]}, {}, "packed maps"),
+        ({"shape.to_modes": tensors["shape.to_modes"][:, :-3]}, {}, "shape.to_modes"),
+        ({}, {"settings": metadata["settings"].replace('"basis_sha256": "', '"basis_sha256": "0')}, "another|trained for the basis"),
+        ({}, {"settings": "{}"}, "field"),
+    ):
+        safetensors.numpy.save_file(tensors | changes, bad, metadata | about)
+        with pytest.raises(fj.FitjaxError, match=message):
+            load_nonlinear(bad)
+    assert main(["train", "decoder", "-o", str(bad)]) == UNUSABLE
+    assert "expected a folder" in capsys.readouterr().err
+
+
+def test_checkpoints_give_back_what_they_were_given(tmp_path):
+    state = {"a": jnp.arange(3.0), "b": (jnp.int32(4), [jnp.ones((2, 2))])}
+    path = tmp_path / "one.checkpoint.safetensors"
+    save_checkpoint(path, state, {"seed": 1})
+    like = jax.tree.map(jnp.zeros_like, state)
+    found = load_checkpoint(path, like, {"seed": 1})
+    assert all(bool((x == y).all()) for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(state)))
+    with pytest.raises(FitjaxError, match="seed was 1, is 2"):
+        load_checkpoint(path, like, {"seed": 2})
+    with pytest.raises(FitjaxError, match="found others"):
+        load_checkpoint(path, {"a": jnp.zeros(3)}, {"seed": 1})
+
+
+def test_packed_maps_come_back():
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:21, :18]
+    maps = np.stack([np.sin(rows[..., None] / a + columns[..., None] * np.arange(3) / 9) for a in (3.0, 7.0)]).astype(np.float32)
+    step = 1e-3
+    back = decode_maps(encode_maps(maps, step), 2, 21, 18, step)
+    # Rounding in an orthonormal transform: uniform within half a step, twice that for colour.
+    assert np.sqrt(((back - maps) ** 2).mean()) < 2 * step / np.sqrt(12)
+    assert len(encode_maps(maps, step)) < len(encode_maps(rng.normal(size=maps.shape), step)) / 2
+    with pytest.raises(ValueError, match="expected 3 of"):
+        decode_maps(encode_maps(maps, step), 3, 21, 18, step)
+
+
+def test_components_of_folding_maps():
+    """A few components made by hand, even and odd, are found again, with their spreads, and the folding keeps norms."""
+    rng = np.random.default_rng(1)
+    folding = Folding(6, 8, 4)
+    maps = rng.normal(size=(3, 6, 8, 3))
+    even, odd = folding.fold(jnp.asarray(maps))
+    np.testing.assert_allclose(folding.unfold(even, odd), maps, atol=1e-6)
+    assert float(jnp.sum(even**2) + jnp.sum(odd**2)) == pytest.approx((maps**2).sum(), rel=1e-5)
+    weight = rng.uniform(0.5, 1.5, (6, 8))
+    weight = (weight + weight[:, ::-1]) / 2
+    symmetric = rng.normal(size=(6, 8, 3))
+    symmetric[:4] += symmetric[:4, ::-1]
+    anti = rng.normal(size=(6, 8, 3))
+    anti[:4] -= anti[:4, ::-1]
+    anti[4:] = 0
+    codes = rng.normal(size=(200, 2)) * [3, 1]
+    data = jnp.asarray(0.4 + np.einsum("nk,khwc->nhwc", codes, np.stack([symmetric, anti])), jnp.float32)
+    found = components(lambda first, n: data[first : first + n], 200, 2, weight, folding)
+    assert found.is_odd.tolist() == [False, True]
+    for mode, made in zip(found.modes, (symmetric, anti)):
+        norm = np.sqrt((weight[..., None] * made**2).sum())
+        assert abs(abs((weight[..., None] * mode * made).sum()) / norm - 1) < 1e-3
+    c = np.asarray(found.coefficients(data))
+    back = found.mean + np.einsum("nk,khwc->nhwc", c, found.modes)
+    assert np.abs(back - data).max() < 1e-3
+    np.testing.assert_allclose(found.sigma, c.std(0), rtol=0.05)
+
+
+def test_the_filter_solves_for_the_proxy():
+    """Its result is where the derivative of the regularised distance vanishes."""
+    rng = np.random.default_rng(2)
+    modes = np.linalg.qr(rng.normal(size=(5 * 4 * 3, 4)))[0].T.reshape(4, 5, 4, 3)
+    weight, is_odd = np.ones((5, 4)), np.array([False, True, False, True])
+    c = rng.normal(size=4)
+
+    def objective(p: np.ndarray) -> float:
+        proxy = np.einsum("k,khwc->hwc", p, modes)
+        padded = np.pad(proxy, ((1, 1), (1, 1), (0, 0)), mode="edge")
+        around = (padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]) / 4
+        return ((p - c) ** 2).sum() + 1.5 * ((around - proxy) ** 2).sum() + 0.7 * (2 * p[is_odd]) @ (2 * p[is_odd])
+
+    p = c @ proxy_filter(modes, is_odd, weight, symmetry=0.7, smoothness=1.5)
+    slopes = [objective(p + 1e-5 * d) - objective(p - 1e-5 * d) for d in np.eye(4)]
+    assert np.abs(slopes).max() < 1e-9
+    assert len(generator_hash()) == 64
