@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from fitjax.errors import BasisError
 from fitjax.geometry.rotation import rotation_exp
-from fitjax.geometry.surface import SurfacePoints, SurfaceSamples, points_from_corners
+from fitjax.geometry.surface import SurfacePoints, SurfaceSamples, triangle_normals
 from fitjax.model.linear import LinearModel, SampledBasis, slice_basis
 from fitjax.model.params import Params
 from fitjax.model.protocol import Face
@@ -55,8 +55,21 @@ class Skeleton:
 
 @pytree
 class SkinnedSamples(SampledBasis):
-    """The rows that a sample set reads, with those of the skinning at the corners: (3 S, J) weights and (9 (J - 1), 9 S) correctives."""
+    """The rows that a sample set reads, with those of the skinning.
 
+    A sample at corners c with barycentric b is Σ_j [R_j (Σ_c b_c w_cj x_c) + shift_j (Σ_c b_c w_cj)]: what each joint holds of it is linear in the
+    code and stored as such, so that solvers linearise small products instead of three corners. Normals need the corners.
+
+    Attributes:
+        share: (J, S) of each joint in each sample. held_mean: (3 J, S) positions times share; held_modes, held_correctives: (M, 3 J S),
+            (9 (J - 1), 3 J S), likewise.
+        corner_weights: (3 S, J). corner_correctives: (9 (J - 1), 9 S).
+    """
+
+    share: Float[Array, "J S"] = dataclasses.field(kw_only=True)
+    held_mean: Float[Array, "J3 S"] = dataclasses.field(kw_only=True)
+    held_modes: Float[Array, "M J3S"] = dataclasses.field(kw_only=True)
+    held_correctives: Float[Array, "P J3S"] = dataclasses.field(kw_only=True)
     corner_weights: Float[Array, "S3 J"] = dataclasses.field(kw_only=True)
     corner_correctives: Float[Array, "P S9"] = dataclasses.field(kw_only=True)
 
@@ -147,13 +160,18 @@ class SkinnedModel(LinearModel):
         """
         part = self._sliced(name)
         assert isinstance(part, SkinnedSamples)
+        code = self._code(params)
         rotation, shift, feature = self._motion(params)
-        rest = jnp.matmul(self._code(params), part.corner_modes, precision="highest")
-        rest = rest + jnp.matmul(feature, part.corner_correctives, precision="highest")
-        corners = part.corner_mean.reshape(-1, 3) + rest.reshape(-1, 3)
+        held = jnp.matmul(code, part.held_modes, precision="highest") + jnp.matmul(feature, part.held_correctives, precision="highest")
+        held = part.held_mean + held.reshape(part.held_mean.shape)
+        # (3, 3 J) by (3 J, S), and (3, J) by (J, S).
+        beside = jnp.moveaxis(rotation, 0, 1).reshape(3, -1)
+        position = jnp.matmul(beside, held, precision="highest") + jnp.matmul(shift.T, part.share, precision="highest")
+
+        rest = jnp.matmul(code, part.corner_modes, precision="highest") + jnp.matmul(feature, part.corner_correctives, precision="highest")
         matrix, offset = blend(part.corner_weights, rotation, shift)
-        moved = _apply(matrix, corners) + offset
-        return points_from_corners(moved.reshape(-1, 3, 3), part.samples.barycentric)
+        corners = _apply(matrix, part.corner_mean.reshape(-1, 3) + rest.reshape(-1, 3)) + offset
+        return SurfacePoints(position.T, triangle_normals(corners.reshape(-1, 3, 3)))
 
     def prior(self, params: Params) -> Mapping[str, Array]:
         """As of a linear model; joints divided by their prior spread."""
@@ -192,13 +210,27 @@ class SkinnedModel(LinearModel):
 
 def slice_skeleton(part: SampledBasis, model: SkinnedModel) -> SkinnedSamples:
     """A sliced set with the rows of the skinning at its corners."""
-    corner = np.asarray(model.triangles)[np.asarray(part.samples.triangle)].reshape(-1)
+    corner = np.asarray(model.triangles)[np.asarray(part.samples.triangle)]
     correctives = np.asarray(model.skeleton.correctives)
-    rows = correctives.reshape(len(correctives), model.n_vertices, 3)[:, corner].reshape(len(correctives), 3 * len(corner))
+    rows = correctives.reshape(len(correctives), model.n_vertices, 3)[:, corner.reshape(-1)].reshape(len(correctives), corner.size * 3)
+    weights = np.asarray(model.skeleton.weights)[corner]
+    shared = np.asarray(part.samples.barycentric)[..., None] * weights
+
+    def held(rows: np.ndarray) -> np.ndarray:
+        """(K, S, 3 corners, xyz) to (K, 3 J S): joint by joint, x, y and z of all samples."""
+        found = np.einsum("kscx,scj->kjxs", rows, shared, optimize=True)
+        return found.reshape(len(rows), 3 * shared.shape[-1] * len(corner))
+
+    dtype = model.mean.dtype
+    modes, bent = (np.asarray(x).reshape(len(x), *corner.shape, 3) for x in (part.corner_modes, rows))
     fields = {f.name: getattr(part, f.name) for f in dataclasses.fields(SampledBasis)}  # type: ignore[arg-type]
     return SkinnedSamples(
         **fields,
-        corner_weights=jnp.asarray(np.asarray(model.skeleton.weights)[corner]),
+        share=jnp.asarray(shared.sum(1).T, dtype),
+        held_mean=jnp.asarray(held(np.asarray(part.corner_mean)[None]).reshape(-1, len(corner)), dtype),
+        held_modes=jnp.asarray(held(modes), dtype),
+        held_correctives=jnp.asarray(held(bent), dtype),
+        corner_weights=jnp.asarray(weights.reshape(-1, weights.shape[-1])),
         corner_correctives=jnp.asarray(rows),
     )
 
