@@ -4,8 +4,8 @@
     python -m benchmarks.fuzz_files --count 2200 --seed 7   # as in the tests
 
 Small valid files are mutated (bits, bytes, numbers at their limits, cuts, copies, splices of two files) and read in a worker process, whose death,
-if it dies, names the file. Matlab and HDF5 files go to a forked child that runs the same code as the real one; one in fifty goes to the real one, which
-starts a program. The same seed gives the same files.
+if it dies, names the file. Matlab and HDF5 files go to a forked child that runs the same code as the real one; one in fifty goes to the real one,
+which starts a program. The same seed gives the same files.
 """
 
 from __future__ import annotations

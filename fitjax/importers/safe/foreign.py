@@ -20,6 +20,8 @@ from fitjax.importers.safe.kinds import FileKind, expect
 #: What a child may take: address space, and processor time by the size of the file.
 MEMORY = 2 << 30
 _SECONDS, _SECONDS_PER_BYTE = 4, 1 / (20 << 20)
+# The clock on the wall goes on while a busy machine does other things: factor on processor time, and seconds to start.
+_PATIENCE = (3, 20)
 _MAX_ANSWER = 3 << 29
 _MAX_LINE = 1 << 22
 _DTYPES = {f"{o}{k}" for o in "<|" for k in ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")}
@@ -71,7 +73,7 @@ def _child(kind: str, path: Path) -> Foreign:
                 stdout=out,
                 stderr=subprocess.DEVNULL,
                 env=environment,
-                timeout=3 * seconds + 20,
+                timeout=_PATIENCE[0] * seconds + _PATIENCE[1],
                 check=False,
             )
         except subprocess.TimeoutExpired:
