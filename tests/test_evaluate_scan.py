@@ -290,6 +290,6 @@ def test_bad_scans(head):
 
 def test_the_protocol_says_what_was_done():
     now, realy = " ".join(protocol_lines(STYLES["now"])), " ".join(protocol_lines(STYLES["realy"]))
-    assert "turned, moved and scaled so that" in now and "ball" in now
+    assert "then it is turned, moved and scaled, so that" in now and "ball" in now
     assert "each region by itself" in realy and "is not done" in realy
     assert "refined none" in with_refinement(STYLES["now"], "none").name

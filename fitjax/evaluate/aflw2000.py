@@ -225,7 +225,7 @@ def _add_pose(evaluation: Evaluation, truth: Aflw2000Truth, predictions: Predict
     note = (
         ""
         if not without
-        else f"No pose of {len(without)} faces: {', '.join(without[:10])}{', …' if len(without) > 10 else ''}."
+        else f"{len(without)} without a predicted pose: {', '.join(without[:10])}{', …' if len(without) > 10 else ''}."
     )
     evaluation.tables.append(Table("Head pose: published beside yours", columns, rows, note))
     return errors

@@ -110,6 +110,8 @@ def _cell(value: Cell) -> str:
         return "–"
     if isinstance(value, bool | str | int | np.integer):
         return str(value)
+    if abs(value) < 1e-9:  # rounding of what is exact
+        return "0"
     return f"{value:.2f}" if 1 <= abs(value) < 1000 else f"{value:.3g}"
 
 

@@ -319,14 +319,14 @@ def protocol_lines(protocol: ScanProtocol) -> list[str]:
         "none": "left as it is",
     }
     lines = [
-        f"style {protocol.name}: the prediction is {scaled[protocol.align]} by seven landmarks "
-        f"({', '.join(map(str, NOW7))} of ibug's 68), without reflection",
+        f"style {protocol.name}: by seven landmarks ({', '.join(map(str, NOW7))} of ibug's 68) the prediction is {scaled[protocol.align]}; "
+        "it is never reflected",
     ]
     if protocol.refine == "none":
         lines.append("no refinement")
     else:
         lines.append(
-            f"then {scaled[protocol.refine]} so that the sum of the squared distances of scan points to the surface is least "
+            f"then it is {scaled[protocol.refine]}, so that the sum of the squared distances of scan points to the surface is least "
             f"(at most {protocol.points} points, evenly chosen, at most {protocol.steps} steps)"
             + (", each region by itself" if protocol.per_region else "")
         )
