@@ -1,0 +1,247 @@
+"""What a code of a given length can represent: the lifted decoder against principal components. ``python -m benchmarks.representation FOLDER``.
+
+FOLDER is that of ``python -m basis.train_nonlinear FOLDER``: it holds the coefficients of the training faces, on which lifts of each length are
+trained (or continued) in FOLDER/representation. Both sides see the same faces, and codes of both are fitted by the same L1 with the same optimiser:
+projections flatter a decoder that is trained for L1-like errors. Held-out faces are another seed of the generator, and another generator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy.ndimage import binary_dilation, zoom
+
+from benchmarks import report
+from benchmarks.report import Report, Table, Target
+from fitjax.model.albedo import default_albedo
+from fitjax.model.load import load_basis
+from fitjax.model.nonlinear_arcs import arcs_of
+from fitjax.networks.lift import LiftScales
+from fitjax.render.lighting import srgb_from_linear
+from fitjax.train.generator import albedo_batch, albedo_generator, generator_hash
+from fitjax.train.generator_shape import random_expressions, random_identities, shape_coefficients
+from fitjax.train.heldout import heldout_albedo
+from fitjax.train.lift import LiftSettings, modules, proxy_filter
+from fitjax.train.run import PRESETS, make_faces, train_lift
+from fitjax.train.shapes import vertex_weights
+from fitjax.train.texels import texels_of
+
+LENGTHS = (16, 32, 64, 160)
+SHAPE_LENGTHS = (32, 64, 160)
+ALBEDO = LiftSettings(hidden=384, steps=4000)
+SHAPE = LiftSettings(hidden=256, steps=3000, proxy_weight=0.0)
+FIT_STEPS, FIT_RATE = 300, 0.03
+#: The least reduction of the error asked for, by length.
+ASKED = {16: 0.33, 32: 0.33, 64: 0.33, 160: 0.25}
+ASKED_SHAPE = {32: 0.10, 64: 0.10, 160: -0.02}
+
+
+def fit_codes(decode: Callable[[Any], Any], error: Callable[[Any], Any], start: Any) -> np.ndarray:
+    """Codes (N, k) by Adam on the mean error from a start, the learning rate falling to nothing."""
+    optimiser = optax.adam(optax.cosine_decay_schedule(FIT_RATE, FIT_STEPS))
+
+    @jax.jit
+    def run(start: Any) -> Any:
+        def step(carry: Any, _: None) -> tuple[Any, None]:
+            codes, memory = carry
+            # Each face has its own optimum: the sum over faces, so that their number changes nothing.
+            gradient = jax.grad(lambda z: jnp.sum(error(decode(z))))(codes)
+            change, memory = optimiser.update(gradient, memory)
+            return (optax.apply_updates(codes, change), memory), None
+
+        return jax.lax.scan(step, (start, optimiser.init(start)), None, length=FIT_STEPS)[0][0]
+
+    return np.asarray(run(start))
+
+
+def lift_functions(settings: LiftSettings, weights: Any, scales: LiftScales) -> tuple[Callable, Callable]:
+    """Codes → coefficients of the full face, and coefficients → codes."""
+    decoder, encoder = modules(settings, len(scales.sigma))
+    return (
+        lambda z: decoder.apply(weights["decoder"], z, scales)[0],
+        lambda c: encoder.apply(weights["encoder"], c, scales),
+    )
+
+
+def trained(folder: Path, name: str, settings: LiftSettings, scales: LiftScales, data: Any, held: Any) -> Any:
+    """Weights of a lift, trained to the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"generator": generator_hash(), "settings": repr(settings)}
+
+    def progress(name: str, step: int, measured: dict[str, float]) -> None:
+        print(f"  {name} {step}/{settings.steps}", {k: round(v, 5) for k, v in measured.items()}, file=sys.stderr, flush=True)
+
+    checkpoint, metrics = folder / f"{name}.checkpoint.safetensors", folder / "metrics.jsonl"
+    state = train_lift(settings, scales, data, held, checkpoint, metrics, about, 1000, progress)
+    return state.weights
+
+
+def feature_mask(model: Any, height: int, width: int) -> np.ndarray:
+    """(H, W) around brows, lids and lips: the parts of the basis, four texels wider."""
+    parts = np.asarray(model.uv_parts)
+    scaled = zoom(parts, (height / parts.shape[0], width / parts.shape[1]), order=0, grid_mode=True, mode="nearest")
+    return binary_dilation(np.isin(scaled, (1, 2, 3, 4, 6, 7)), iterations=4)
+
+
+def albedo_report(folder: Path, count: int, lengths: tuple[int, ...]) -> tuple[list[Table], list[Target], dict, dict]:
+    """Tables of textures."""
+    settings = PRESETS["full"]
+    height, width = settings.height, settings.width
+    faces = make_faces(settings, folder)
+    model = load_basis(level=0)
+    texels = texels_of(model, height, width)
+    base = default_albedo().at(jnp.asarray(texels.uv))
+    generator = albedo_generator(base, texels)
+    front = texels.face.reshape(height, width) > 0.5
+    features = (feature_mask(model, height, width) & front)[front]
+    own = srgb_from_linear(albedo_batch(generator, settings.seed + 1, 512, count)[1]).reshape(count, height, width, 3)
+    other = srgb_from_linear(jnp.asarray(heldout_albedo(base, texels.face.reshape(height, width), count, 7)))
+    kinds = {"held-out faces": own, "held-out generator": other}
+    sigma = jnp.asarray(faces["sigma"])
+    filters = proxy_filter(faces["modes"], faces["is_odd"].astype(bool), faces["weight"])
+    scales = LiftScales(sigma, jnp.asarray(filters))
+    modes = jnp.asarray(faces["modes"][:, front].reshape(len(sigma), -1)) * 255
+    mean = jnp.asarray(faces["mean"][front].reshape(-1)) * 255
+    flat = jnp.asarray(faces["modes"]).reshape(len(sigma), -1)
+
+    def project(maps: Any) -> Any:
+        weighted = (maps - faces["mean"]) * faces["weight"][..., None]
+        return jnp.matmul(weighted.reshape(len(maps), -1), flat.T)
+
+    rows, targets, facts, worst = [], [], {}, {}
+    for k in lengths:
+        one = replace(ALBEDO, code_length=k)
+        weights = trained(folder / "representation", f"albedo{k}", one, scales, faces["coefficients"], faces["held_out"])
+        decode, encode = lift_functions(one, weights, scales)
+        for kind, maps in kinds.items():
+            target = maps[:, front].reshape(count, -1) * 255
+            c = project(maps)
+            found = {}
+            for name, to_coefficients, start, rank in (
+                ("PCA L1", lambda z, k=k: z * sigma[:k], c[:, :k] / sigma[:k], k),
+                ("lift", decode, encode(c), len(sigma)),
+            ):
+                basis = modes[:rank]
+                draw = lambda z, f=to_coefficients, b=basis: mean + jnp.matmul(f(z), b)  # noqa: E731
+                codes = fit_codes(draw, lambda x, t=target: jnp.mean(jnp.abs(x - t), -1), start)
+                error = np.abs(np.asarray(jax.jit(draw)(codes) - target)).reshape(count, -1, 3).mean(-1)
+                found[name] = error.mean(), error[:, features].mean(), error.mean(1)
+            projected = np.abs(np.asarray(mean + c[:, :k] @ modes[:k] - target)).mean()
+            (pca, pca_f, _), (lift, lift_f, each) = found["PCA L1"], found["lift"]
+            rows.append([kind, k, projected, pca, lift, 100 * (1 - lift / pca), pca_f, lift_f, 100 * (1 - lift_f / pca_f)])
+            facts[f"{kind} {k}"] = {"pca": float(pca), "lift": float(lift), "pca_features": float(pca_f), "lift_features": float(lift_f)}
+            worst[f"{kind} {k}"] = int(np.argmax(each))
+            if kind == "held-out faces":
+                targets.append(Target(f"textures, {k} codes: error below PCA's", 100 * ASKED[k], 100 * (1 - lift / pca), "%", True))
+                targets.append(Target(f"textures, {k} codes, features", 25.0, 100 * (1 - lift_f / pca_f), "%", True))
+            else:
+                targets.append(Target(f"textures, {k} codes, other generator", 0.0, 100 * (1 - lift / pca), "%", True))
+            print(kind, k, f"PCA {pca:.3f} lift {lift:.3f}; features {pca_f:.3f} {lift_f:.3f}", file=sys.stderr, flush=True)
+    columns = ["faces", "codes", "PCA projected", "PCA L1", "lift", "lower by %", "features: PCA L1", "lift", "lower by %"]
+    note = f"Mean absolute sRGB error, of 255, on the front of the face; {count} faces each. Features: around eyes, brows and mouth."
+    return [Table("Textures at equal code length", columns, rows, note)], targets, facts, worst
+
+
+def shape_report(folder: Path, count: int, lengths: tuple[int, ...]) -> tuple[list[Table], list[Target], dict]:
+    """Table of shapes with expressions, one code for both."""
+    model = load_basis(level=0, sample_sets=())
+    rule, extra = arcs_of(model)
+    k_id, names, upper = model.n_identity, model.expression_names, np.asarray(model.expression_upper)
+    linear = np.asarray(model.modes)
+    modes = np.concatenate([linear[:k_id], extra.reshape(len(extra), -1), linear[k_id:]]).reshape(-1, model.n_vertices, 3) * 1000
+    with np.load(folder / "identities.npz") as stored:
+        people = {"train": stored["train"], "held": stored["held"]}
+
+    def faces(ids: np.ndarray, seed: int) -> np.ndarray:
+        expression = random_expressions(names, upper, len(ids), seed)
+        return shape_coefficients(rule, ids, random_identities(k_id, len(ids), seed)[1], expression)
+
+    train, held = faces(people["train"], 0), faces(people["held"], 1)
+    weight = vertex_weights(model)
+    flat = (modes * np.sqrt(weight)[:, None]).reshape(len(modes), -1).astype(np.float64)
+    gram = flat @ flat.T
+    factor = np.linalg.cholesky(gram + 1e-9 * np.trace(gram) / len(gram) * np.eye(len(gram)))
+    centre = train.mean(0)
+    values, vectors = np.linalg.eigh(np.cov(((train - centre) @ factor).T))
+    keep = np.argsort(-values)[: int((values > 1e-6).sum())]
+    values, vectors = values[keep], vectors[:, keep]
+    data, others = (((x - centre) @ factor @ vectors).astype(np.float32) for x in (train, held))
+    sigma = jnp.asarray(np.sqrt(values), jnp.float32)
+    scales = LiftScales(sigma, jnp.eye(len(sigma)))
+    front = weight > 0.5 * np.median(weight[weight > 0])
+    back = vectors.T @ np.linalg.inv(factor)
+    basis = jnp.asarray((back @ modes[:, front].reshape(len(modes), -1)).astype(np.float32))
+    test = others[:count]
+    target = jnp.asarray(test) @ basis
+    arcs = held[:count] * np.r_[np.zeros(k_id), np.ones(len(modes) - k_id)]
+    strength = np.sqrt(((arcs @ flat) ** 2).sum(1))
+    strong = strength > np.quantile(strength, 2 / 3)
+    distance = lambda x: jnp.sqrt(jnp.sum((x - target).reshape(count, -1, 3) ** 2, -1) + 1e-8).mean(-1)  # noqa: E731
+    rows, targets, facts = [], [], {}
+    for k in lengths:
+        one = replace(SHAPE, code_length=k)
+        weights = trained(folder / "representation", f"shape{k}", one, scales, data, others[-512:])
+        decode, encode = lift_functions(one, weights, scales)
+        found = {}
+        for name, to_coefficients, start, rank in (
+            ("PCA L1", lambda z, k=k: z * sigma[:k], jnp.asarray(test)[:, :k] / sigma[:k], k),
+            ("lift", decode, encode(jnp.asarray(test)), len(sigma)),
+        ):
+            draw = lambda z, f=to_coefficients, r=rank: jnp.matmul(f(z), basis[:r])  # noqa: E731
+            codes = fit_codes(draw, distance, start)
+            found[name] = np.asarray(jax.jit(lambda z, draw=draw: distance(draw(z)))(codes))
+        pca, lift = found["PCA L1"], found["lift"]
+        projected = float(distance(jnp.asarray(test)[:, :k] @ basis[:k]).mean())
+        gain, gain_strong = 100 * (1 - lift.mean() / pca.mean()), 100 * (1 - lift[strong].mean() / pca[strong].mean())
+        rows.append([k, projected, pca.mean(), lift.mean(), gain, pca[strong].mean(), lift[strong].mean(), gain_strong])
+        facts[str(k)] = {"pca": float(pca.mean()), "lift": float(lift.mean())}
+        targets.append(Target(f"shapes, {k} codes: error below PCA's", 100 * ASKED_SHAPE[k], gain, "%", True))
+        targets.append(Target(f"shapes, {k} codes, strong expressions", 15.0, gain_strong, "%", True))
+        print("shape", k, f"PCA {pca.mean():.3f} lift {lift.mean():.3f}", file=sys.stderr, flush=True)
+    columns = ["codes", "PCA projected", "PCA L1", "lift", "lower by %", "strong expressions: PCA L1", "lift", "lower by %"]
+    note = f"Mean distance of the face's vertices, millimetres; {count} held-out faces. One code for identity and expression together."
+    return [Table("Shapes with expressions at equal code length", columns, rows, note)], targets, facts
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.representation", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="of python -m basis.train_nonlinear")
+    parser.add_argument("--faces", type=int, default=48, help="held-out faces per table")
+    parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
+    parser.add_argument("--only", choices=["textures", "shapes"])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "representation")
+    options = parser.parse_args(arguments)
+    print(f"generator {generator_hash()}", file=sys.stderr)
+    around, began = report.environment(), time.perf_counter()
+    result = Report("representation", "Representation power at equal code length")
+    if options.only != "shapes":
+        tables, targets, facts, worst = albedo_report(options.folder, options.faces, tuple(options.lengths))
+        result.tables += tables
+        result.targets += targets
+        result.facts |= {"textures": facts, "worst": worst}
+    if options.only != "textures":
+        lengths = tuple(k for k in SHAPE_LENGTHS if k in options.lengths)
+        tables, targets, facts = shape_report(options.folder, options.faces, lengths)
+        result.tables += tables
+        result.targets += targets
+        result.facts |= {"shapes": facts}
+    result.facts |= {"generator": generator_hash(), "seconds": round(time.perf_counter() - began)}
+    print(report.write(options.out, [result], around, f"python -m benchmarks.representation FOLDER --faces {options.faces}"))
+    print(json.dumps(result.facts), file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
