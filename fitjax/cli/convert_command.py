@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,14 +71,12 @@ def _parameters(options: Export) -> None:
     atomic_write_bytes(options.out, _npz(found))
     for note in found.notes:
         print(f"fitjax: {note}", file=sys.stderr)
-    print(f"vertices are off by {found.discrepancy:.2g} pixels at most")
+    print(f"projected vertices are off by {found.mean_discrepancy:.2g} pixels on average, {found.discrepancy:.2g} at most")
 
 
 def _npz(found: Exported) -> bytes:
-    import io
-
     stream = io.BytesIO()
-    np.savez(stream, allow_pickle=False, **{k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in found.values.items()})
+    np.savez(stream, allow_pickle=False, **found.values)
     return stream.getvalue()
 
 

@@ -77,7 +77,7 @@ def to_deca(basis: Basis, face: Posed, box: Sequence[float] | None = None) -> Ex
     }
     decas = {name: value for name, value in values.items() if name not in ("neck_pose", "eye_pose")}
     apart = posed.discrepancy(basis, face, from_deca(basis, decas, face.camera))
-    return Exported(values, apart, _notes(face, joints))
+    return Exported(values, *apart, _notes(face, joints))
 
 
 def from_deca(basis: Basis, values: Mapping[str, Any], camera: OpenCVCamera) -> Posed:

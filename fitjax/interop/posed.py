@@ -41,13 +41,14 @@ class Exported:
 
     Attributes:
         values: arrays by the other tool's names.
-        discrepancy: pixels of the photo by which that tool's projected vertices are off ours, the largest one: its camera has no perspective,
-            and it may have fewer codes or joints.
+        discrepancy, mean_discrepancy: pixels of the photo by which that tool's projected vertices are off ours, the largest and on average: its
+            camera has no perspective, and it may have fewer codes or joints.
         notes: what it could not hold, in words.
     """
 
     values: dict[str, np.ndarray]
     discrepancy: float
+    mean_discrepancy: float
     notes: tuple[str, ...] = ()
 
 
@@ -128,11 +129,12 @@ def from_affine(matrix: Float[np.ndarray, "2 3"], offset: Float[np.ndarray, "2"]
     return check_opencv(np.asarray(camera.K), u @ v, translation, camera.width, camera.height, "weak_perspective")
 
 
-def discrepancy(basis: Basis, before: Posed, after: Posed) -> float:
-    """The largest distance of a projected vertex in the one from the same in the other, pixels."""
+def discrepancy(basis: Basis, before: Posed, after: Posed) -> tuple[float, float]:
+    """Distance of a projected vertex in the one from the same in the other, pixels: the largest, and the mean."""
     ours = project(vertices(basis, before.codes), before.camera)
     theirs = project(vertices(basis, after.codes), after.camera)
-    return float(np.linalg.norm(ours - theirs, axis=1).max())
+    apart = np.linalg.norm(ours - theirs, axis=1)
+    return float(apart.max()), float(apart.mean())
 
 
 def square(pixels: Float[np.ndarray, "N 2"], scale: float = 1.25) -> tuple[float, float, float, float]:

@@ -53,7 +53,7 @@ def to_3ddfa(basis: Basis, face: Posed, roi_box: Sequence[float] | None = None) 
     codes = np.concatenate([face.codes["identity"], face.codes["expression"]]).astype(float) * sigma
     values = {"param": np.concatenate([pose.ravel(), codes]), "roi_box": box}
     apart = posed.discrepancy(basis, face, from_3ddfa(basis, values["param"], box.tolist(), face.camera))
-    return Exported(values, apart, _notes(face.camera))
+    return Exported(values, *apart, _notes(face.camera))
 
 
 def from_3ddfa(basis: Basis, param: Float[np.ndarray, "62"], roi_box: Sequence[float], camera: OpenCVCamera) -> Posed:
