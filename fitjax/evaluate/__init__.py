@@ -7,6 +7,6 @@ Measures, plain NumPy in float64:
 - :mod:`.parts`: what a fitted face shows, part IoU (this one renders, with JAX).
 - :mod:`.readout`: a constant offset of the landmarks read off a model, towards the convention of a label set.
 
-Protocols over many faces, each returning a :class:`.report.Evaluation`: :mod:`.aflw2000`, :mod:`.scan_set`, :mod:`.part_maps`, :mod:`.landmarks`. Files of
-other tools: :mod:`.predictions`, :mod:`.aflw2000_truth`, :mod:`.scan_files`, :mod:`.fit_results`. Figures of papers: :mod:`.published`.
+Protocols over many faces, each returning a :class:`.report.Evaluation`: :mod:`.aflw2000`, :mod:`.scan_set`, :mod:`.part_maps`, :mod:`.landmarks`.
+Files of other tools: :mod:`.predictions`, :mod:`.aflw2000_truth`, :mod:`.scan_files`, :mod:`.fit_results`. Figures of papers: :mod:`.published`.
 """

@@ -38,13 +38,20 @@ def read_mask(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".npy":
         mask = read_npy(path, "a mask (H, W)")
     else:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         try:
             with Image.open(path) as picture:
                 mask = np.asarray(picture.convert("L"))
-        except (OSError, UnidentifiedImageError) as error:
-            raise FitjaxError(f"{path}: cannot be read ({error}); expected a mask, .npy or a picture") from None
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+        ) as error:  # SyntaxError: Pillow's word for a damaged PNG
+            raise FitjaxError(
+                f"{path}: cannot be read ({' '.join(str(error).split())}); expected a mask, .npy or a picture"
+            ) from None
     if mask.ndim != 2 or not (mask > 0).any():
         raise FitjaxError(
             f"{path}: expected a mask (H, W) that is positive on the face, found shape {mask.shape}, {int((mask > 0).sum())} positive"
