@@ -16,11 +16,13 @@ from fitjax.losses.core import loss_cost
 from fitjax.losses.photometric import photometric
 from fitjax.losses.proxies import paired_photometric
 from fitjax.model.load import linear_model, load_basis
+from fitjax.model.nonlinear import project_linear
 from fitjax.model.nonlinear_arcs import arcs_of
 from fitjax.model.nonlinear_shape import ConvShape, extended_shape, sampled_offsets, vertex_uvs
 from fitjax.model.params import frontal_pose, retract, zero_tangent
 from fitjax.model.protocol import Model
-from fitjax.model.textured import TexturedModel
+from fitjax.model.textured import TexturedModel, textured_model
+from fitjax.networks.lift import LiftScales
 from fitjax.prediction import freeze, predict
 from fitjax.pytree import replace
 from fitjax.render.face import rasterize_face, render_face
@@ -238,3 +240,20 @@ def test_pairs_render_their_own_versions_and_gradients_are_right(models):
         measured = [float((cost(h * row) - cost(-h * row)) @ mix) / (2 * h) for row in rows]
     assert np.abs(slope).max() > 1e-3
     assert np.abs(slope[picked] - measured).max() <= 1e-5 * np.abs(slope).max()
+
+
+def test_a_linear_fit_is_projected_onto_the_codes(models, linear):
+    """Without the gates, a linear face within the span of the codes is given back as it was."""
+    lifted = models["lift"]
+    shape = replace(lifted.shape, gate=0.0, to_modes=jnp.asarray(np.eye(13, dtype=np.float32)), scales=LiftScales(jnp.ones(13), jnp.eye(13)))
+    albedo = replace(lifted.albedo, gate=0.0)
+    model = replace(lifted, shape=shape, albedo=albedo)
+    code = jnp.asarray([0.2, -0.3, 0.1, 0.25, -0.1])
+    plain = textured_model(linear, replace(albedo, size=32))
+    params = {**plain.init(), "identity": jnp.zeros(12).at[:5].set(code), "albedo": code, "detail_albedo": jnp.zeros((32, 32, 3))}
+    found = project_linear(model, plain, params)
+    np.testing.assert_allclose(found["identity"], code, atol=1e-6)
+    np.testing.assert_allclose(found["albedo"], code, atol=0.05)
+    assert "detail_albedo" not in found and found["light"] is params["light"]
+    with pytest.raises(fj.FitjaxError, match="convolutional"):
+        project_linear(models["conv"], plain, params)

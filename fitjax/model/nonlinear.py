@@ -12,11 +12,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from fitjax.errors import BasisError
 from fitjax.geometry.surface import vertex_normals
 from fitjax.model.linear import LinearModel
 from fitjax.model.load import NONLINEAR
 from fitjax.model.nonlinear_shape import fields_of
-from fitjax.model.params import Params
+from fitjax.model.params import DETAIL, Params
 from fitjax.model.protocol import Face
 from fitjax.model.textured import TexturedModel, textured_model
 from fitjax.pytree import pytree
@@ -47,6 +48,26 @@ def nonlinear_model(shape: LinearModel, albedo: Any, occlusion: Any = None) -> N
         occlusion: (H, W) of the albedo's map, default none.
     """
     return NonlinearModel(**fields_of(textured_model(shape, albedo, occlusion)))
+
+
+def project_linear(model: NonlinearModel, linear: TexturedModel, params: Params) -> Params:
+    """The codes of a nonlinear model nearest to a fit of a linear one over the same basis: where a fit of codes can start.
+
+    Identity coefficients become components, of which the code takes the leading ones; the albedo goes through the encoder. Other groups are kept;
+    residual maps are dropped. Only for lifted models.
+
+    Raises:
+        BasisError: the models are not of one basis, or the nonlinear one is not a lift.
+    """
+    shape: Any = model.shape
+    if getattr(shape, "to_modes", None) is None or getattr(model.albedo, "encoder", None) is None:
+        raise BasisError("project_linear: expected a lifted model with an encoder; convolutional ones have none")
+    if shape.basis_sha256 != linear.shape.basis_sha256:
+        raise BasisError(f"project_linear: expected models of one basis, found {shape.name!r} and {linear.shape.name!r}")
+    identity = jnp.append(params["identity"], 0.0)
+    components = jnp.linalg.solve(shape.to_modes.T, identity)[: shape.code_length]
+    codes = {"identity": components / shape.scales.sigma[: shape.code_length], "albedo": model.albedo.encode(linear.albedo.decode(params["albedo"]))}
+    return {name: value for name, value in params.items() if name not in DETAIL} | codes
 
 
 def load_nonlinear(

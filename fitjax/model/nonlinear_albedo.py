@@ -24,6 +24,9 @@ from fitjax.render.texture import sample_texture
 #: Side of the square maps that a fit sees: that of the residual maps.
 MAP_SIZE = 256
 
+#: Weight of the first code in the prior.
+TONE_PRIOR = 0.1
+
 
 class _Decoded(_UnitCodes):
     """What both kinds share: values (sRGB) of the full and of the proxy face, at texels or at points."""
@@ -114,6 +117,11 @@ class LiftedAlbedo(_Decoded):
         """The full albedo (see :class:`_Decoded`) without the cost of the proxy's."""
         value = jnp.matmul(self.coefficients(code)[0], self.basis, precision="highest").reshape(self.mean.shape) + self.mean
         return self._placed(value if self.points is not None else value.reshape(self.height, self.width, 3))
+
+    def prior(self, code: Float[Array, "K"]) -> Float[Array, "K"]:
+        """The codes; the first, which is nearly the tone of the skin, divided by ten: a normal prior would pull light and dark faces to a medium one
+        (see :meth:`fitjax.model.albedo.BiophysicalAlbedo.prior`)."""
+        return code.at[0].multiply(TONE_PRIOR)
 
     def at(self, uv: Float[Array, "S 2"]) -> LiftedAlbedo:
         """The model at texture coordinates (S, 2): rows of the basis there, so that a fit to pixels decodes these alone."""
