@@ -55,7 +55,7 @@ class DecoderSettings:
     faces: int = 48_000
     rank: int = 400
     albedo: LiftSettings = field(default_factory=lambda: LiftSettings(code_length=160))
-    shape: LiftSettings = field(default_factory=lambda: LiftSettings(code_length=64, hidden=192))
+    shape: LiftSettings = field(default_factory=lambda: LiftSettings(code_length=80, hidden=192, steps=4000))
     interval: int = 500
     seed: int = 0
 
