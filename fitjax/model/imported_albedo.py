@@ -1,6 +1,6 @@
 """The albedo of a model that is not the embedded one: its own linear albedo, or ours in its texture.
 
-A basis file may bring a linear albedo per vertex (``albedo_mean``, ``albedo``, ``albedo_scale``; the Basel and Surrey models do), and an annotated one
+A basis file may bring a linear albedo per vertex (``albedo_mean``, ``albedo``, ``albedo_scale``; the Basel models do), and an annotated one
 knows where on our texture each of its texels lies (``uv_embedded``): there our pigments and our occlusion are read off.
 """
 
@@ -75,6 +75,8 @@ def _linear(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]
         raise BasisError(f"basis {path}: fields 'albedo_mean', 'albedo', 'albedo_scale': expected ({count}, 3), (A, {count}, 3) and (A,)")
     if not np.isfinite(mean).all() or not np.isfinite(scale).all():
         raise BasisError(f"basis {path}: field 'albedo_mean' or 'albedo_scale': holds values that are not finite")
+    if not len(modes):  # a mean alone: one code that changes nothing
+        modes, scale = np.zeros((1, count, 3), np.int16), np.zeros(1, np.float32)
     modes = modes[:MODES].astype(np.float32) * scale[:MODES, None, None]
     albedo = LinearAlbedo(
         jnp.asarray(mean), jnp.asarray(modes), jnp.ones(len(modes)), per_vertex=True, srgb=metadata.get("albedo_space", "srgb") == "srgb"
