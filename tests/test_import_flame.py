@@ -135,6 +135,7 @@ def changed(arrays, **changes):
         ({"v_template": np.full((288, 3), np.nan)}, "not finite"),
         ({"v_template": 1000 * flame_arrays(n_shape=1, n_expression=1)["v_template"]}, "expected metres"),
         ({"v_template": flame_arrays(n_shape=1, n_expression=1)["v_template"] * [1, 1, -1]}, r"expected \+x as the subject's left"),
+        ({"v_template": flame_arrays(n_shape=1, n_expression=1)["v_template"] * [-1, 1, 1]}, r"expected \+x as the subject's left"),
     ],
 )  # fmt: skip
 def test_what_is_no_flame(arrays, tmp_path, changes, words):

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fitjax.errors import BasisError
+from fitjax.geometry.host_mesh import vertex_normals
 from fitjax.importers.linear_file import Imported, unrolled
 from fitjax.model.basis_file import FORMAT
 from fitjax.model.skinned_file import Rig, check_parents, check_weights, rig_tensors
@@ -181,11 +182,16 @@ def _origin(model: Articulated) -> np.ndarray:
     eyes = eye_joints(model.joint_names)
     if eyes is None:
         raise BasisError(f"{model.file}: expected joints of the left and the right eye, found {', '.join(model.joint_names)[:120]}")
-    left, right = model.joints[list(eyes)].astype(float)
+    one, other = model.joints[list(eyes)].astype(float)
     size = float(np.ptp(model.vertices, axis=0).max())
     if not 0.1 < size < 1.0:
         raise BasisError(f"{model.file}: the head is {size:.3g} long; expected metres; scale the model first")
-    middle, origin = model.vertices.mean(0), 0.5 * (left + right)
-    if not (left[0] > right[0] and origin[1] > model.joints[0, 1] and origin[2] > middle[2]):
-        raise BasisError(f"{model.file}: expected +x as the subject's left, +y up and +z out of the face; the eyes are elsewhere")
+    middle, origin = model.vertices.mean(0), 0.5 * (one + other)
+    apart = np.abs(one - other)
+    # A mirrored space would turn the surface inside out.
+    normals = vertex_normals(model.vertices.astype(float), model.triangles)
+    front = model.vertices[:, 2] > np.quantile(model.vertices[:, 2], 0.7)
+    placed = apart[0] > 3 * max(apart[1], apart[2]) and origin[1] > model.joints[0, 1] and origin[2] > middle[2]
+    if not placed or normals[front, 2].mean() < 0:
+        raise BasisError(f"{model.file}: expected +x as the subject's left, +y up and +z out of the face; the eyes or the front are elsewhere")
     return origin
