@@ -51,8 +51,8 @@ class _Recipe:
     def pixels(self) -> bool:
         return self.until != "landmarks"
 
-    def losses(self, observation: Observation) -> dict[str, Loss]:
-        return photometric_losses(observation) if self.pixels else default_losses(observation)
+    def losses(self, observation: Observation, model: Any) -> dict[str, Loss]:
+        return photometric_losses(observation, model) if self.pixels else default_losses(observation)
 
     def stages(self, observation: Observation) -> list[Stage]:
         return photometric_stages(observation, self.until, self.fast) if self.pixels else default_stages(observation)
@@ -256,7 +256,7 @@ def _fit_batch(
             solutions = fit_batch(
                 observations,
                 model=model,
-                losses=recipe.losses(template),
+                losses=recipe.losses(template, model),
                 stages=with_joints(recipe.stages(template), model),
                 start=_repeat(start, size),
             )

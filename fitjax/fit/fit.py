@@ -194,7 +194,7 @@ def _defaults(
     """What was asked for, else what suits the model and the observation."""
     pixels = observation.image is not None and mesh_of(model) is not None
     if losses is None:
-        losses = photometric_losses(observation) if pixels else default_losses(observation)
+        losses = photometric_losses(observation, model) if pixels else default_losses(observation)
         if stages is None:
             stages = with_joints(photometric_stages(observation) if pixels else default_stages(observation), model)
     # Losses of the caller's own are for stages that use all losses.

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import optax
 
@@ -45,12 +45,15 @@ def _transform(steps: int) -> optax.GradientTransformation:
     return multiscale_adam(optax.cosine_decay_schedule(1.0, steps))
 
 
-def photometric_losses(observation: Observation) -> dict[str, Loss]:
+def photometric_losses(observation: Observation, model: Any = None) -> dict[str, Loss]:
     """Those of the landmarks, the photometric ones, and what keeps residual maps small.
 
     ``photometric`` compares the model with the photo, ``shape_pair`` the displaced surface under the model's albedo, ``full`` the displaced
     surface under the full albedo, moving only the albedo. (The paper pairs the full albedo with the proxy shape: then each residual explains
     the whole photo, and both together explain it twice.)
+
+    Args:
+        model: one that says ``own_proxies`` has full heads of its own: its codes are fitted by the full albedo with the proxy shape.
 
     Raises:
         FitError: the observation has no landmarks or no pixels.
@@ -58,7 +61,7 @@ def photometric_losses(observation: Observation) -> dict[str, Loss]:
     if observation.image is None:
         raise FitError("photometric losses: the observation has no pixels; see fj.with_image")
     return default_losses(observation) | {
-        "photometric": photometric("proxy", "proxy"),
+        "photometric": photometric("proxy", "full" if getattr(model, "own_proxies", False) else "proxy"),
         "shape_pair": photometric("full", "proxy"),
         "full": photometric("full", "full", "face", hold_shape=True),
         "tie_albedo": tie_albedo(0.05),
