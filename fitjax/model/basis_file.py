@@ -82,6 +82,8 @@ def read_basis(path: str | Path) -> Basis:
         raise BasisError(f"basis {path}: field {error} is missing; rebuild the file") from None
     except BasisError as error:
         raise BasisError(f"basis {path}: {error}") from None
+    except (ValueError, TypeError, RecursionError, IndexError) as error:
+        raise BasisError(f"basis {path}: damaged ({str(error)[:80]}); rebuild or import it again") from None
 
 
 def _assemble(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str], sha256: str) -> Basis:
@@ -102,7 +104,7 @@ def _assemble(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, st
     expression = _dequantise(tensors, "expression", n_vertices)
     names = tuple(json.loads(metadata.get("expression_names", "[]")))
     n_expression = len(expression)
-    if len(names) != n_expression:
+    if len(names) != n_expression or not all(isinstance(name, str) for name in names):
         raise BasisError(f"basis field 'expression_names': expected {n_expression} names, found {len(names)}")
     per_expression = {}
     for key in ("expression_sigma", "expression_lower", "expression_upper"):
@@ -111,6 +113,12 @@ def _assemble(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, st
             raise BasisError(f"basis field {key!r}: expected shape ({n_expression},), found {per_expression[key].shape}")
     if (per_expression["expression_sigma"] <= 0).any():
         raise BasisError("basis field 'expression_sigma': expected positive spreads, found zero or less")
+    for key, shape in (("triangle_region", (len(triangles),)), *((k, (3, 3)) for k in tensors if k.startswith("pose_frame."))):
+        if key in tensors and tensors[key].shape != shape:
+            raise BasisError(f"basis field {key!r}: expected shape {shape}, found {tensors[key].shape}")
+    provenance = json.loads(metadata.get("provenance", "{}"))
+    if not isinstance(provenance, dict):
+        raise BasisError(f"basis field 'provenance': expected an object, found {type(provenance).__name__}")
     samples = {}
     for key in tensors:
         if key.startswith("samples.") and key.endswith(".triangle"):
@@ -137,7 +145,7 @@ def _assemble(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, st
         uv_parts=tensors.get("uv_parts", np.zeros((1, 1), np.uint8)),
         samples=samples,
         pose_frames={k[len("pose_frame.") :]: v.astype(np.float32) for k, v in tensors.items() if k.startswith("pose_frame.")},
-        provenance=json.loads(metadata.get("provenance", "{}")),
+        provenance=provenance,
         rig=read_rig(tensors, metadata, n_vertices, len(identity), n_expression),
         **per_expression,
     )
