@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -21,12 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import scipy.io
 import scipy.sparse as sp
 
@@ -40,6 +41,7 @@ from fitjax.importers.safe.foreign import read_hdf5, read_mat
 from fitjax.importers.safe.kinds import sniff
 from fitjax.importers.safe.pickle_reader import read_pickle
 from fitjax.model.basis_file import read_basis
+from fitjax.model.basis_writer import serialise
 
 SECONDS, BYTES = 5.0, 2 << 30
 #: One in so many Matlab and HDF5 files goes through a program of its own, as for users.
@@ -102,9 +104,8 @@ def seeds(folder: Path) -> list[tuple[str, bytes, Reader]]:
         found.append((".npy", (folder / f"{name}.npy").read_bytes(), lambda p: read_npy(p, objects=True)))
     np.save(folder / "object", np.array({"a": np.ones(2)}, object), allow_pickle=True)
     found.append((".npy", (folder / "object.npy").read_bytes(), lambda p: read_npy(p, objects=True)))
-    for save, name in ((np.savez, "stored"), (np.savez_compressed, "deflated")):
-        save(folder / name, **plain, o=np.array([1, "a"], object))
-        found.append((".npz", (folder / f"{name}.npz").read_bytes(), _npz))
+    content = {name: (folder / f"{name}.npy").read_bytes() for name in (*plain, "object")}
+    found += [(".npz", _archive(content, method), _npz) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
     matrices = {
         "shapeMU": rng.normal(size=(18, 1)).astype(np.float32),
         "tl": np.eye(3),
@@ -114,7 +115,8 @@ def seeds(folder: Path) -> list[tuple[str, bytes, Reader]]:
     }
     for squeeze in (False, True):
         scipy.io.savemat(folder / "a.mat", matrices, do_compression=squeeze)
-        found += [(".mat", (folder / "a.mat").read_bytes(), _mat)] * 2
+        raw = (folder / "a.mat").read_bytes()
+        found += [(".mat", b"MATLAB 5.0 MAT-file, without a date".ljust(116) + raw[116:], _mat)] * 2
     with contextlib.suppress(ImportError):
         found += _hdf5_seeds(folder, values)
     matrix = lambda a: struct.pack("<ii", *a.shape) + a.astype("<f4").tobytes(order="F")  # noqa: E731
@@ -175,7 +177,16 @@ def _basis() -> bytes:
     }  # fmt: skip
     tensors["expression_sigma"] = np.ones(1, np.float32)
     metadata = {"format": "fitjax-basis/1", "name": "x", "expression_names": '["a"]', "provenance": "{}"}
-    return safetensors.numpy.save(tensors, metadata)
+    return serialise(tensors, metadata)
+
+
+def _archive(arrays: dict[str, bytes], method: int) -> bytes:
+    """An `.npz` without the time of day: the same seed has to give the same files."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, data in arrays.items():
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data, method)
+    return out.getvalue()
 
 
 _LIMITS = [0, 1, 2, 127, 128, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**64 - 1]
@@ -302,6 +313,7 @@ def run(count: int, seed: int = 0, block: int = 2500, keep: Path | None = None) 
                 entry = json.loads(line)
                 if "problem" in entry:
                     total["problems"].append(entry)
+                    print(entry, file=sys.stderr, flush=True)
                 else:
                     total["files"] += entry["done"]
                     total["refused"] += entry["refused"]
