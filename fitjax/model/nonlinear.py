@@ -28,6 +28,11 @@ from fitjax.render.texture import sample_texture
 class NonlinearModel(TexturedModel):
     """A textured model whose shape and albedo have proxies of their own; per-image residual maps go on top of the full ones."""
 
+    @property
+    def own_proxies(self) -> bool:
+        """The full face differs from its proxy without residual maps: fits pair them (:func:`fitjax.photometric_losses`)."""
+        return True
+
     def decode(self, params: Params) -> Face:
         """Proxy and full vertices (metres, head space), proxy and full albedo maps (linear light, row 0 = top)."""
         face = self.shape.decode(params)

@@ -113,10 +113,17 @@ class LiftedAlbedo(_Decoded):
             both = both.reshape(2, self.height, self.width, 3)
         return both[0], both[1]
 
+    def _drawn(self, coefficients: Float[Array, "R"]) -> Float[Array, "*S 3"]:
+        value = jnp.matmul(coefficients, self.basis, precision="highest").reshape(self.mean.shape) + self.mean
+        return self._placed(value if self.points is not None else value.reshape(self.height, self.width, 3))
+
     def decode(self, code: Float[Array, "K"]) -> Float[Array, "*S 3"]:
         """The full albedo (see :class:`_Decoded`) without the cost of the proxy's."""
-        value = jnp.matmul(self.coefficients(code)[0], self.basis, precision="highest").reshape(self.mean.shape) + self.mean
-        return self._placed(value if self.points is not None else value.reshape(self.height, self.width, 3))
+        return self._drawn(self.coefficients(code)[0])
+
+    def decode_proxy(self, code: Float[Array, "K"]) -> Float[Array, "*S 3"]:
+        """The proxy albedo without the cost of the full one's."""
+        return self._drawn(self.coefficients(code)[1])
 
     def prior(self, code: Float[Array, "K"]) -> Float[Array, "K"]:
         """The codes; the first, which is nearly the tone of the skin, divided by ten: a normal prior would pull light and dark faces to a medium one
