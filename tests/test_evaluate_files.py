@@ -112,6 +112,13 @@ def test_pairs():
     scans, meshes = dict.fromkeys(("s", "t", "u")), dict.fromkeys(("s/a", "s/b", "t", "x"))
     assert pair_scans(scans, meshes) == ({"s/a": "s", "s/b": "s", "t": "t"}, ["u"], ["x"])
     assert pair_scans(scans, meshes, ["s/a", "s/c"]) == ({"s/a": "s"}, ["s/c"], ["x"])
+    # NoW's lists name the folders of its data set first; REALY's predictions are named SUBJECT_VIEW.
+    assert pair_scans(scans, meshes, ["/release/pictures/s/a", "/release/pictures/s/c"]) == (
+        {"s/a": "s"},
+        ["s/c"],
+        ["x"],
+    )
+    assert pair_scans({"1": 0, "2": 0}, {"1_7": 0, "1_9": 0}) == ({"1_7": "1", "1_9": "1"}, ["2"], [])
     with pytest.raises(FitjaxError, match=r"'x'.*'s'"):
         pair_scans(scans, {"x": 0, "y": 0})
 

@@ -21,11 +21,11 @@ def pair_scans(
 ) -> tuple[dict[str, str], list[str], list[str]]:
     """(prediction → scan, missing, unused).
 
-    A prediction belongs to the scan of its own name, or of the first part of its path (``SUBJECT/…/IMG``); one mesh and one scan always belong
-    together.
+    A prediction belongs to the scan of its own name, of the first part of its path (``SUBJECT/…/IMG``, as NoW has them), or of that up to an underscore
+    (``SUBJECT_VIEW``, REALY); one mesh and one scan always belong together.
 
     Args:
-        expected: names of the predictions that there should be; default one or more per scan.
+        expected: names of the predictions that there should be, with any folders before them; default one or more per scan.
 
     Raises:
         FitjaxError: no pair at all.
@@ -34,13 +34,15 @@ def pair_scans(
         return {next(iter(meshes)): next(iter(scans))}, [], []
     pairs = {}
     for name in meshes:
-        owner = name if name in scans else name.split("/")[0]
-        if owner in scans:
+        first = name.split("/")[0]
+        owner = next((x for x in (name, first, first.split("_")[0]) if x in scans), None)
+        if owner is not None:
             pairs[name] = owner
     unused = [n for n in meshes if n not in pairs]
     if expected is not None:
-        pairs = {n: s for n, s in pairs.items() if n in set(expected)}
-        missing = [n for n in expected if n not in pairs]
+        wanted = [_known_tail(n, meshes, scans) for n in expected]
+        pairs = {n: s for n, s in pairs.items() if n in set(wanted)}
+        missing = [n for n in wanted if n not in pairs]
     else:
         missing = [s for s in scans if s not in set(pairs.values())]
     if not pairs:
@@ -49,6 +51,13 @@ def pair_scans(
             f"{next(iter(scans))!r}; expected equal names, or SCAN/NAME"
         )
     return pairs, missing, unused
+
+
+def _known_tail(name: str, meshes: Mapping[str, Any], scans: Mapping[str, Any]) -> str:
+    """A path without the folders before the prediction's name; NoW's lists begin with those of the data set."""
+    parts = name.strip("/").split("/")
+    tails = ["/".join(parts[k:]) for k in range(len(parts))]
+    return next((t for t in tails if t in meshes), next((t for t in tails if t.split("/")[0] in scans), name))
 
 
 def _figures(distances: np.ndarray) -> list[float]:
