@@ -12,7 +12,7 @@ from PIL import Image
 from fitjax.cli.main import main
 from fitjax.evaluate.fit_results import read_fit_observation
 from fitjax.evaluate.parts import crop_placement, render_parts
-from fitjax.evaluate.scan import NOW7
+from fitjax.evaluate.scan_protocol import NOW7
 from fitjax.files.obj import write_obj
 
 

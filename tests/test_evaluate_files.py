@@ -7,7 +7,7 @@ import pytest
 
 from fitjax.errors import FitjaxError
 from fitjax.evaluate.part_maps import evaluate_parts, has_sides, map_files, merge_sides, part_numbers
-from fitjax.evaluate.scan import NOW7, STYLES, PredictedMesh, Scan
+from fitjax.evaluate.scan import PredictedMesh, Scan
 from fitjax.evaluate.scan_files import (
     find_meshes,
     find_scans,
@@ -18,6 +18,7 @@ from fitjax.evaluate.scan_files import (
     unit_factor,
 )
 from fitjax.evaluate.scan_picture import colours, front_axes, scan_picture
+from fitjax.evaluate.scan_protocol import NOW7, STYLES
 from fitjax.evaluate.scan_set import evaluate_scans, pair_scans, read_name_list
 from fitjax.files.obj import write_obj
 from fitjax.observation.part_tables import CELEBAMASK_HQ, LabelTable

@@ -7,8 +7,9 @@ import pytest
 
 from fitjax.errors import FitjaxError
 from fitjax.evaluate.plain_files import read_npy, read_npz, read_text_numbers
+from fitjax.evaluate.point_files import face_name
 from fitjax.evaluate.pose import rotation_from_degrees
-from fitjax.evaluate.predictions import face_name, read_predictions
+from fitjax.evaluate.predictions import read_predictions
 
 NAMES = ("anna", "bert", "cleo")
 POINTS = np.random.default_rng(0).uniform(10, 400, (3, 68, 2)).round(3)

@@ -6,17 +6,8 @@ import pytest
 import fitjax as fj
 from fitjax.errors import FitjaxError
 from fitjax.evaluate.nearest import ExactSurface
-from fitjax.evaluate.scan import (
-    NOW7,
-    STYLES,
-    PredictedMesh,
-    Scan,
-    align_landmarks,
-    face_ball,
-    protocol_lines,
-    scan_errors,
-    with_refinement,
-)
+from fitjax.evaluate.scan import PredictedMesh, Scan, align_landmarks, face_ball, scan_errors
+from fitjax.evaluate.scan_protocol import NOW7, STYLES, protocol_lines, with_refinement
 from fitjax.geometry.host_mesh import vertex_normals
 
 

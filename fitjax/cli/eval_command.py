@@ -214,8 +214,8 @@ def _scan(options: Scan) -> Evaluation:
 
     from fitjax.errors import FitjaxError
     from fitjax.evaluate.fit_results import read_fit_mesh
-    from fitjax.evaluate.scan import STYLES, with_refinement
     from fitjax.evaluate.scan_files import find_meshes, find_scans, read_predicted, read_scan, unit_factor
+    from fitjax.evaluate.scan_protocol import STYLES, with_refinement
     from fitjax.evaluate.scan_set import evaluate_scans, read_name_list
 
     factor, truth_factor = unit_factor(options.unit, "--unit"), unit_factor(options.truth_unit, "--truth-unit")

@@ -16,8 +16,8 @@ import numpy as np
 
 from fitjax.errors import FitjaxError
 from fitjax.evaluate.plain_files import read_npy, read_npz, read_text_numbers
+from fitjax.evaluate.point_files import face_name, names_of, points_of, stacked_points
 from fitjax.evaluate.pose import POSE_LIMIT
-from fitjax.evaluate.predictions import face_name, names_of, points_of, stacked_points
 
 ORIGINAL, REANNOTATED = "original", "re-annotated"
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from fitjax.errors import FitjaxError
 from fitjax.evaluate.plain_files import read_json
-from fitjax.evaluate.scan import NOW7, PredictedMesh
+from fitjax.evaluate.scan import PredictedMesh
 from fitjax.evaluate.scan_files import read_mesh
+from fitjax.evaluate.scan_protocol import NOW7
 
 
 @lru_cache(maxsize=4)

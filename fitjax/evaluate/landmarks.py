@@ -38,7 +38,8 @@ def read_landmark_truth(path: Path) -> Predictions:
         FitjaxError: as there.
     """
     if path.is_file() and path.suffix.lower() in (".pts", ".npy", ".txt"):
-        from fitjax.evaluate.predictions import FacePrediction, read_point_file
+        from fitjax.evaluate.point_files import read_point_file
+        from fitjax.evaluate.predictions import FacePrediction
 
         return Predictions({path.stem: FacePrediction(str(path), read_point_file(path))}, "a file per face")
     return read_predictions(path)

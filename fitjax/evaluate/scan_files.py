@@ -13,7 +13,8 @@ import numpy as np
 from fitjax.errors import FitjaxError
 from fitjax.evaluate.plain_files import read_bytes, read_json, read_npy, read_npz, read_text_numbers
 from fitjax.evaluate.predictions import fit_folders
-from fitjax.evaluate.scan import NOW7, UNITS, PredictedMesh, Scan
+from fitjax.evaluate.scan import UNITS, PredictedMesh, Scan
+from fitjax.evaluate.scan_protocol import NOW7
 
 MESH_ENDINGS = (".obj", ".ply", ".npz")
 LANDMARK_ENDINGS = (".npy", ".txt", ".pp", ".json")

@@ -12,8 +12,9 @@ from fitjax.errors import FitjaxError
 from fitjax.evaluate.curve import Curve
 from fitjax.evaluate.published import REALY_MM
 from fitjax.evaluate.report import Evaluation, Table
-from fitjax.evaluate.scan import PredictedMesh, Scan, ScanErrors, ScanProtocol, protocol_lines, scan_errors
+from fitjax.evaluate.scan import PredictedMesh, Scan, ScanErrors, scan_errors
 from fitjax.evaluate.scan_picture import scan_picture
+from fitjax.evaluate.scan_protocol import ScanProtocol, protocol_lines
 
 
 def pair_scans(
@@ -21,7 +22,7 @@ def pair_scans(
 ) -> tuple[dict[str, str], list[str], list[str]]:
     """(prediction → scan, missing, unused).
 
-    A prediction belongs to the scan of its own name, of the first part of its path (``SUBJECT/…/IMG``, as NoW has them), or of that up to an underscore
+    A prediction belongs to the scan of its own name, of the first part of its path (``SUBJECT/…/IMG``, as NoW has them), or of that up to a "_"
     (``SUBJECT_VIEW``, REALY); one mesh and one scan always belong together.
 
     Args:
@@ -173,7 +174,7 @@ def read_name_list(path: Path) -> list[str]:
     Raises:
         FitjaxError: no such file, or empty.
     """
-    from fitjax.evaluate.predictions import face_name
+    from fitjax.evaluate.point_files import face_name
 
     try:
         names = [face_name(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
