@@ -30,14 +30,16 @@ CONTOUR_CANDIDATES = 9
 
 @pytree
 class PixelTrust:
-    """How far each pixel shows the face rather than what is in front of it, and the spread () of the residuals, sRGB.
+    """How far each pixel shows the face rather than what is in front of it, and the unit of its residuals, sRGB.
 
-    ``weight`` (P,) of the skin, for losses on the model; ``detail_weight`` (P,) with eyes and mouth, for residual maps.
+    ``weight`` (P,) and ``spread`` () for losses on the model; ``detail_weight`` (P,) and ``detail_spread`` (P,) for residual maps: larger where
+    the model already explains the photo down to its noise.
     """
 
     weight: Float[Array, "P"]
     detail_weight: Float[Array, "P"]
     spread: Float[Array, ""]
+    detail_spread: Float[Array, "P"]
 
 
 @pytree

@@ -15,7 +15,7 @@ import fitjax as fj
 from fitjax.image.photo import photo_from_array
 from fitjax.losses.core import loss_cost
 from fitjax.losses.photometric import _of_skin_colour as skin_colour
-from fitjax.losses.photometric import compare, photometric, pixel_trust, rendered, trust_pixels
+from fitjax.losses.photometric import beyond_noise, compare, photometric, pixel_trust, rendered, trust_pixels
 from fitjax.model.albedo import LinearAlbedo
 from fitjax.model.load import linear_model
 from fitjax.model.params import retract, zero_tangent
@@ -155,6 +155,35 @@ def test_what_hides_half_of_the_face_is_not_skin(skin, share):
         edge = int(share * SIZE)
         assert found[:, edge + 5 :].min() > 0.8
         assert np.quantile(found[:, : edge - 5], 0.95) < 0.3
+
+
+@pytest.mark.parametrize(("noise", "ratio"), [(0.01, 4.0), (0.03, 2.0), (0.02, 1.0)])
+def test_noise_of_a_photo_is_not_detail(noise, ratio):
+    """White noise in a photo: residuals ``ratio`` times as large hold a share 1 - 2 / ratio² beyond it; those of its own size none."""
+    rng = np.random.default_rng(0)
+    gradient = np.linspace(0.2, 0.6, 96)[:, None, None] * np.ones((96, 96, 3))
+    weight = np.zeros((96, 96))
+    weight[20:80, 20:80] = 1
+    picture = gradient + noise * rng.normal(size=gradient.shape)
+    picture[:20] = rng.uniform(size=picture[:20].shape)  # Off the face: must not count.
+    size = np.full((96, 96), ratio * noise * np.linalg.norm(rng.normal(size=(100000, 3)), axis=1).mean())
+    share = np.asarray(beyond_noise(jnp.asarray(size), jnp.asarray(picture), jnp.asarray(weight)))
+    assert share == pytest.approx(max(1 - 2 / ratio**2, 0.01), abs=0.04)
+
+
+def test_only_the_face_is_displaced():
+    """The skin inside the oval, neither eyeballs and teeth nor the back of the head."""
+    model = fj.load_textured(level=0, sample_sets=["mediapipe478"])
+    vertex_uv = np.asarray(model.vertex_uv)
+    row, column = ((1 - vertex_uv[:, 1]) * 256).astype(int).clip(0, 255), (vertex_uv[:, 0] * 256).astype(int).clip(0, 255)
+    oval = np.asarray(model.face_map)[row, column]
+    movable = np.asarray(model.detail_vertices)
+    skin = np.unique(np.asarray(model.triangles)[np.asarray(model.triangle_region) == 0])
+    others = np.unique(np.asarray(model.triangles)[np.asarray(model.triangle_region) != 0])
+    assert movable[others].max() == 0
+    assert np.median(movable[skin][oval[skin] > 0.99]) > 0.95
+    back = np.asarray(model.shape.mean)[skin, 2] < -0.1
+    assert back.sum() > 100 and movable[skin][back].max() == 0
 
 
 def test_pixels_improve_a_landmark_fit(toy):

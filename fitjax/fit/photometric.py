@@ -65,7 +65,7 @@ def photometric_losses(observation: Observation, model: Any = None) -> dict[str,
         "shape_pair": photometric("full", "proxy"),
         "full": photometric("full", "full", "face", hold_shape=True),
         "tie_albedo": tie_albedo(0.05),
-        "smooth_albedo": smooth_albedo(1.0),
+        "smooth_albedo": smooth_albedo(3.0),
         "tie_shape": tie_shape(3.0),
         "smooth_shape": smooth_shape(1000.0),
     }

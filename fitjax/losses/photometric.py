@@ -66,6 +66,13 @@ _GRAZING = (0.15, 0.4)
 #: Mean weight around a pixel from which on a residual map begins to read it, and reads it fully.
 _WELL_INSIDE = (0.35, 0.6)
 
+#: Median over pixels of the mean absolute second difference, and mean norm over three channels, of noise with spread one.
+_SECOND_DIFFERENCES = 4.6
+_NORM = 1.6
+
+#: Noise counts twice: what is left of it would be painted.
+_NOISE_AND_MORE = 2.0
+
 #: Least spread of residuals, sRGB: noise and compression of a photo.
 NOISE = 0.01
 
@@ -121,7 +128,9 @@ def _photometric(
     assert pred.frozen is not None and pred.frozen.pixels is not None
     # Frozen with the triangles: a weight that moved with the face would have a gradient that no solver should follow.
     trust = pred.frozen.pixels
-    return Residuals(compare(face, obs) / trust.spread, trust.weight if region == "skin" else trust.detail_weight)
+    if region == "skin":
+        return Residuals(compare(face, obs) / trust.spread, trust.weight)
+    return Residuals(compare(face, obs) / trust.detail_spread[:, None], trust.detail_weight)
 
 
 _make = residual(_photometric)
@@ -142,7 +151,8 @@ def photometric(
     Args:
         shape, albedo: ``full`` or ``proxy``. Tran, Liu, Liu (CVPR 2019) sum the pairs (proxy, proxy), (proxy, full) and (full, proxy), so that each
             residual must explain the photo together with a well-regularised partner.
-        region: ``skin``, what an albedo model describes; or ``face``, with eyes and mouth, for residual maps.
+        region: ``skin``, the face where it looks like one, with eyes and mouth unless something hides them, for models; or ``face``, where it
+            looks like the fitted model, for residual maps.
         hold_shape: the surface is data; the loss moves albedo and light alone.
         robust_scale: where the Charbonnier kernel turns from square to absolute, in spreads.
     """
@@ -202,7 +212,26 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     missing = picture(1 - obs.image_valid.reshape(-1)[face.pixel].astype(weight.dtype))
     around = jnp.maximum(1 - box_mean(missing, _WINDOW), 0.05)
     inside = ramp((box_mean(picture(detail), _WINDOW) / around).reshape(-1)[face.pixel], *_WELL_INSIDE)
-    return PixelTrust(weight * shown, detail * inside * ramp(_facing(pred, face), *_GRAZING), spread)
+    detail = detail * inside * ramp(_facing(pred, face), *_GRAZING)
+    everything = face.detailed * seen
+    around = box_mean(picture(everything * size), _WINDOW) / jnp.maximum(box_mean(picture(everything), _WINDOW), 1e-3)
+    more = beyond_noise(around, srgb_from_linear(obs.image), picture(weight)).reshape(-1)[face.pixel]
+    return PixelTrust(weight * shown + inner, detail, spread, spread / jnp.sqrt(more))
+
+
+def beyond_noise(size: Float[Array, "H W"], image: Float[Array, "H W 3"], weight: Float[Array, "H W"]) -> Float[Array, "H W"]:
+    """Share of the residual's power that is not noise of the photo, from its mean norm ``size`` around each pixel; never zero.
+
+    The noise of the picture (sRGB) is what second differences in both directions see, of which a face has little (Immerkaer, "Fast noise variance
+    estimation", 1996), as a median over the pixels with ``weight``.
+    """
+    across = image[:, 2:] - 2 * image[:, 1:-1] + image[:, :-2]
+    both = jnp.abs(across[2:] - 2 * across[1:-1] + across[:-2]).mean(-1)
+    face = weight[1:-1, 1:-1] > 0.5
+    ordered = jnp.sort(jnp.where(face, both, jnp.inf).reshape(-1))
+    noise = ordered[jnp.sum(face) // 2] / _SECOND_DIFFERENCES
+    noise = jnp.where(jnp.isfinite(noise), noise, 0.0)
+    return jnp.maximum(1 - _NOISE_AND_MORE * (noise / jnp.maximum(size / _NORM, 1e-6)) ** 2, 0.01)
 
 
 def _of_skin_colour(

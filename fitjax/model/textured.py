@@ -142,7 +142,7 @@ def textured_model(shape: LinearModel, albedo: Any, occlusion: np.ndarray | None
     size = albedo.shape[0]
     skin, face = face_maps(shape, size)
     # Fading beyond the oval: what no pixel shows there would follow the coarse steps of a solver.
-    movable *= ndimage.map_coordinates(ndimage.uniform_filter(face, size // 16), _texels(vertex_uv, size), order=1, mode="nearest")
+    movable *= ndimage.map_coordinates(ndimage.uniform_filter(skin, size // 16), _texels(vertex_uv, size), order=1, mode="nearest")
     shadow = np.ones_like(skin) if occlusion is None else occlusion
     maps = [jnp.asarray(x, dtype) for x in (vertex_uv, skin, face, shadow, movable)]
     return TexturedModel(shape, albedo, maps[0], maps[1], maps[2], maps[3], maps[4])
