@@ -9,7 +9,7 @@ import pytest
 from benchmarks import shared_data
 from fitjax.errors import FitjaxError
 from fitjax.evaluate.aflw2000 import evaluate_aflw2000, label_disagreement
-from fitjax.evaluate.aflw2000_truth import ORIGINAL, REANNOTATED, read_aflw2000
+from fitjax.evaluate.aflw2000_truth import ORIGINAL, REANNOTATED, read_aflw2000, write_aflw2000
 from fitjax.evaluate.predictions import FacePrediction, Predictions
 from fitjax.evaluate.report import to_json, to_markdown
 
@@ -198,6 +198,15 @@ def test_the_data_sets_own_files(tmp_path):
     assert truth.yaw.tolist() == [75, 3] and np.allclose(truth.pitch_yaw_roll, [[5, 20, -100], [5, 0, 0]])
     found = Predictions({n: FacePrediction(n, {"": face()}, np.zeros(3)) for n in truth.names}, "")
     assert evaluate_aflw2000(truth, found).results["pose"]["left_out"] == ["image00006"]
+    write_aflw2000(tmp_path / "kept.npz", truth)
+    kept = read_aflw2000(tmp_path / "kept.npz")
+    assert (
+        kept.names == truth.names
+        and np.array_equal(kept.yaw, truth.yaw)
+        and np.array_equal(kept.pitch_yaw_roll, truth.pitch_yaw_roll)
+    )
+    assert all(np.array_equal(kept.labels[k], truth.labels[k]) for k in (ORIGINAL, REANNOTATED))
+    (tmp_path / "kept.npz").unlink()
     plain = read_aflw2000(tmp_path)
     assert list(plain.labels) == [ORIGINAL] and plain.yaw == pytest.approx([0, 10, 20])
 

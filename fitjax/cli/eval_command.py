@@ -34,6 +34,8 @@ class Aflw2000:
     """Signed yaw in degrees to bin by, .npy (N,): the published AFLW2000-3D.pose.npy. Default: of the truth."""
     order: Path | None = None
     """Text file with a name per line: the order of the faces in --reannotated and --yaw, and which faces count. Default: all, by name."""
+    keep_truth: Path | None = None
+    """Write the truth as one .npz, for --truth of the next time: thousands of .mat files are slow to open."""
     original_set: str | None = None
     """Landmark set of the predictions for the original labels; default aflw68_original, else ibug68."""
     reannotated_set: str | None = None
@@ -188,13 +190,15 @@ def _say(evaluation: Evaluation) -> None:
 def _aflw2000(options: Aflw2000) -> Evaluation:
     from fitjax.errors import FitjaxError
     from fitjax.evaluate.aflw2000 import READ_OFF, evaluate_aflw2000
-    from fitjax.evaluate.aflw2000_truth import ORIGINAL, REANNOTATED, read_aflw2000
+    from fitjax.evaluate.aflw2000_truth import ORIGINAL, REANNOTATED, read_aflw2000, write_aflw2000
     from fitjax.evaluate.predictions import read_predictions
 
     dense = [options.dense, options.dense_truth, options.dense_mask]
     if any(dense) and not all(dense):
         raise FitjaxError("--dense: expected --dense, --dense-truth and --dense-mask together, found only some of them")
     truth = read_aflw2000(options.truth, options.reannotated, options.yaw, options.order)
+    if options.keep_truth is not None:
+        write_aflw2000(options.keep_truth, truth)
     read_off: dict[str, tuple[str, ...]] = dict(READ_OFF)
     for labels, chosen in ((ORIGINAL, options.original_set), (REANNOTATED, options.reannotated_set)):
         if chosen is not None:
