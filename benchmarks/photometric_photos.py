@@ -32,7 +32,8 @@ TUNED = ("00001", "00002")
 #: Side of a withheld block, pixels of the crop, and the share of blocks.
 BLOCK, WITHHELD = 8, 0.2
 
-OCCLUDERS = ("grey", "noise")
+#: What the hidden half is painted with; the last fit is given a mask of it.
+OCCLUDERS = ("grey", "noise", "masked")
 
 #: Width of the band beside an occluder that is left out of one column, pixels of the crop.
 MARGIN = 16
@@ -103,16 +104,20 @@ def inpainted(target: np.ndarray, held: np.ndarray) -> np.ndarray:
 
 
 def occluded(case: Case, how: str) -> tuple[fj.Observation, np.ndarray]:
-    """The observation with the left half of the landmarks' box painted over, landmarks unchanged; and what was painted, over the crop."""
+    """The observation with the left half of the landmarks' box painted over, landmarks unchanged (and for ``masked`` these pixels invalid); and
+    what was painted, over the crop."""
     (points,) = (np.asarray(seen.points) for seen in case.observation.landmarks.values())
     low, high = np.floor(points.min(0)).astype(int).clip(0), np.ceil(points.max(0)).astype(int) + 1
     painted = np.zeros(case.photo.rgb.shape[:2], bool)
     painted[low[1] : high[1], low[0] : (low[0] + high[0]) // 2] = True
     rgb = case.photo.rgb.copy()
     rng = np.random.default_rng(0)
-    rgb[painted] = 128 if how == "grey" else rng.integers(0, 256, (int(painted.sum()), 3))
+    rgb[painted] = rng.integers(0, 256, (int(painted.sum()), 3)) if how == "noise" else 128
     observation = fj.with_image(case.observation, replace(case.photo, rgb=rgb))
-    return observation, over_crop(painted.astype(float), observation) > 0.5
+    hidden = over_crop(painted.astype(float), observation) > 0.5
+    if how == "masked":
+        observation = with_fields(observation, image_valid=observation.image_valid & jnp.asarray(~hidden))
+    return observation, hidden
 
 
 def turned(model: TexturedModel, params: Params, side: int = 224) -> np.ndarray:

@@ -114,6 +114,11 @@ def test_other_landmark_mistakes(tmp_path, capsys, astronaut_path):
     np.save(tmp_path / "one.npy", face68())
     line = fit_fails(capsys, out, astronaut_path, astronaut_path, "--landmarks", tmp_path / "one.npy", code=2)
     assert "one file for 2 photos" in line
+    for option in ("--mask", "--labels"):
+        line = fit_fails(capsys, out, astronaut_path, astronaut_path, option, tmp_path / "one.png", code=2)
+        assert f"{option} " in line and "one file for 2 photos" in line
+    line = fit_fails(capsys, out, astronaut_path, "--mask", tmp_path / "one.png", "--stages", "landmarks", code=2)
+    assert "--mask: landmarks read no pixels" in line
     line = fit_fails(capsys, out, astronaut_path, "--landmarks", tmp_path / "one.npy", "--all-faces", code=2)
     assert "--all-faces" in line
     (tmp_path / "broken.json").write_text('{"points": [[1, 2], ')

@@ -20,7 +20,7 @@ from fitjax.cli.label_maps import read_table
 from fitjax.cli.main import OK, SOME_FAILED, Fit
 from fitjax.cli.summary import Row, fitted_row, print_summary
 from fitjax.detect import Detector, FaceMeshDetector, TasksDetector, default_detector
-from fitjax.errors import FitjaxError, LandmarkError, ParamsError
+from fitjax.errors import FitjaxError, ParamsError
 from fitjax.files.atomic import WriteError
 from fitjax.files.params import load_params
 from fitjax.files.result import write_result
@@ -83,13 +83,14 @@ def run_fit(options: Fit, began: float | None = None) -> int:
     clock = _Clock(time.perf_counter() if began is None else began)
     _check(options)
     photos = find_photos(options.inputs)
-    if options.landmarks is not None and not options.landmarks.is_dir() and len(photos) > 1:
-        raise LandmarkError(
-            f"--landmarks {options.landmarks}: one file for {len(photos)} photos; give a folder of files"
-        )
+    for option, given in (("--landmarks", options.landmarks), ("--mask", options.mask), ("--labels", options.labels)):
+        if given is not None and not given.is_dir() and len(photos) > 1:
+            raise FitjaxError(f"{option} {given}: one file for {len(photos)} photos; give a folder of files")
     loading = time.perf_counter()
     table = None if options.labels is None else read_table(options.label_table)
     model, until = _model(options)
+    if options.mask is not None and until == "landmarks":
+        raise FitjaxError("--mask: landmarks read no pixels, and this fit stops after them; give --stages photometric or detail")
     start = None if options.start is None else _load_start(options.start, model)
     clock.once["load_model"] = time.perf_counter() - loading
     single = len(photos) == 1 and not options.all_faces
@@ -137,8 +138,6 @@ def _check(options: Fit) -> None:
         raise FitjaxError(f"--batch-size: expected at least 1, found {options.batch_size}")
     if options.focal is not None and not 0 < options.focal < float("inf"):
         raise FitjaxError(f"--focal: expected positive pixels, found {options.focal}")
-    if options.mask is not None and options.stages == "landmarks":
-        raise FitjaxError("--mask and --stages landmarks: landmarks read no pixels; give one of the two")
     if options.landmarks is not None and options.all_faces:
         raise FitjaxError("--landmarks and --all-faces: a landmark file describes one face; give one of the two")
 
