@@ -17,8 +17,10 @@ from fitjax.errors import FitjaxError
 from fitjax.model.load import is_nonlinear
 from fitjax.model.nonlinear import NonlinearModel, load_nonlinear
 from fitjax.model.nonlinear_codec import decode_maps, encode_maps
+from fitjax.networks.lift import LiftScales
 from fitjax.train.checkpoint import load_checkpoint, save_checkpoint
 from fitjax.train.coefficients import Folding, components
+from fitjax.train.conv import ConvSettings, advance_conv, start_conv
 from fitjax.train.generator import generator_hash
 from fitjax.train.lift import LiftSettings, proxy_filter
 from fitjax.train.run import DecoderSettings, make_faces, train_decoder
@@ -209,3 +211,25 @@ def test_the_filter_solves_for_the_proxy():
     slopes = [objective(p + 1e-5 * d) - objective(p - 1e-5 * d) for d in np.eye(4)]
     assert np.abs(slopes).max() < 1e-9
     assert len(generator_hash()) == 64
+
+
+def test_the_convolutional_decoder_learns():
+    """A tiny global-local network on faces mixed from four pictures: both heads come closer to them."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:16, :16] / 16
+    waves = np.stack([np.cos(np.pi * a * rows) * np.cos(np.pi * b * columns) for a, b in ((1, 0), (0, 2), (2, 0), (1, 2))])
+    modes = (waves[..., None] * rng.uniform(0.5, 1.0, (4, 1, 1, 3))).astype(np.float32)
+    modes /= np.sqrt((modes**2).mean((1, 2, 3), keepdims=True))
+    mean, weight = jnp.full((16, 16, 3), 0.5), jnp.full((16, 16), 1 / 256)
+    scales = LiftScales(jnp.full(4, 0.3), jnp.eye(4))
+    settings = ConvSettings(
+        code_length=4, regions=((4, 4, 8, 8),), first=8, local_first=8, channels=(8, 6), local_channels=(6,), steps=60, batch=8, rate=1e-2
+    )
+    state = start_conv(settings, 16, 16, scales)
+    errors = []
+    for _ in range(60):
+        maps = mean + 0.1 * jnp.einsum("nk,khwc->nhwc", jnp.asarray(rng.normal(size=(8, 4)), jnp.float32), modes)
+        state, terms = advance_conv(settings, state, scales, mean, jnp.asarray(modes.reshape(4, -1)), weight, maps)
+        errors.append((float(terms["full"]), float(terms["proxy"])))
+    assert int(state[2]) == 60
+    assert (np.mean(errors[-5:], 0) < 0.8 * np.mean(errors[:5], 0)).all()

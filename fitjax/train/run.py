@@ -1,6 +1,6 @@
 """`fitjax train decoder`: faces from the generators → coefficients → lifted albedo and identity → a model file.
 
-Everything follows from settings and seeds. What takes long is kept in the folder: the faces' coefficients once they are made, a checkpoint per interval
+Everything follows from settings and seeds. What takes long is kept in the folder: the faces' coefficients once made, a checkpoint per interval
 of steps. Running again continues from there and ends with the same numbers as an uninterrupted run.
 """
 
