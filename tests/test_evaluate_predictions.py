@@ -114,8 +114,8 @@ BAD = [
     (npz(landmarks=POINTS, name=NAMED, rotation=np.ones((3, 3, 3))), "p.npz", "anna: expected a rotation matrix"),
     (npz(landmarks=POINTS * np.inf, name=NAMED), "p.npz", "anna: a coordinate is infinite"),
     (npz(x=POINTS), "p.npz", "expected 'landmarks'.*found x"),
-    (npz(landmarks=np.array([{}], object), name=NAMED), "p.npz", "pickled objects"),
-    (text("p.npz", "<html>"), "p.npz", "cannot be read"),
+    (npz(landmarks=np.array([{}], object), name=NAMED), "p.npz", "expected 'landmarks'.*found name"),
+    (text("p.npz", "<html>"), "p.npz", r"is expected as a NumPy archive.*this is a web page"),
     (text("p.json", "[1]"), "p.json", "expected an object"),
     (text("p.json", '{"a": [[1, 2], [3]]}'), "p.json", "a: expected a list of"),
     (text("p.json", '{"a": '), "p.json", "cannot be read"),
@@ -128,7 +128,7 @@ BAD = [
     (text("a.txt", "1 2\n3 x\n"), "", "a.txt, line 2: cannot understand"),
     (text("a.txt", "1 2\n3\n"), "", "a.txt, line 2: 1 numbers"),
     (text("a.txt", "1 2 3 4\n3 4 5 6\n1 1 1 1\n3 3 3 3\n"), "", r"a.txt: expected points \(N, 2\)"),
-    (text("a.npy", "x"), "", "a.npy: cannot be read"),
+    (text("a.npy", "x"), "", r"a.npy: .* is expected as a NumPy array"),
     (text("readme.md", "x"), "", "holds no prediction"),
     (text("readme.md", "x"), "absent", "no such file or folder"),
 ]
@@ -162,14 +162,15 @@ def test_angles_of_another_euler_order_are_found_out(tmp_path):
         read_predictions(tmp_path / "p.npz")
 
 
-def test_headers_cannot_promise_more_than_there_is(tmp_path):
+def test_damaged_arrays(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((5, 2)))
     data = (tmp_path / "a.npy").read_bytes()
-    (tmp_path / "a.npy").write_bytes(data.replace(b"(5, 2)", b"(5, 9)"))
-    with pytest.raises(FitjaxError, match=r"truncated: shape \(5, 9\) needs 360 bytes"):
-        read_npy(tmp_path / "a.npy")
-    (tmp_path / "a.npy").write_bytes(data[:-8])
-    with pytest.raises(FitjaxError, match="truncated"):
+    for damaged in (data.replace(b"(5, 2)", b"(5, 9)"), data[:-8]):
+        (tmp_path / "a.npy").write_bytes(damaged)
+        with pytest.raises(FitjaxError, match=r"a\.npy: damaged NumPy array"):
+            read_npy(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", np.array(["text"]))
+    with pytest.raises(FitjaxError, match="holds <U4; expected an array of numbers"):
         read_npy(tmp_path / "a.npy")
 
 
@@ -185,7 +186,7 @@ def test_no_pickle_is_opened(tmp_path):
 
     np.save(tmp_path / "a.npy", np.array([Bomb()], object), allow_pickle=True)
     np.savez(tmp_path / "a.npz", name=np.array([Bomb()], object))
-    for read in (lambda: read_npy(tmp_path / "a.npy"), lambda: read_npz(tmp_path / "a.npz", "x")):
-        with pytest.raises(FitjaxError, match="pickled objects"):
-            read()
+    with pytest.raises(FitjaxError, match="Python objects"):
+        read_npy(tmp_path / "a.npy")
+    assert read_npz(tmp_path / "a.npz", "x") == {}
     assert not (tmp_path / "opened").exists()

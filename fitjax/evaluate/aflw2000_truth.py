@@ -12,6 +12,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def _check_labels(points: np.ndarray, what: str) -> np.ndarray:
 
 
 def _from_npz(path: Path) -> Aflw2000Truth:
-    arrays = read_npz(path, _EXPECTED)
+    arrays = read_npz(path, "annotations of AFLW2000-3D")
     if "landmarks" not in arrays:
         raise FitjaxError(f"{path}: expected 'landmarks' (faces, 3, 68), found {', '.join(arrays) or 'nothing'}")
     labels = {
@@ -133,7 +134,7 @@ def _table_beside(folder: Path) -> dict[int, float]:
     """Row of the full set → yaw, of a ``landmarks.npz`` in the folder or its parent: for faces that carry no pose of their own."""
     for place in (folder / "landmarks.npz", folder.parent / "landmarks.npz"):
         if place.is_file():
-            arrays = read_npz(place, _EXPECTED)
+            arrays = read_npz(place, "annotations of AFLW2000-3D")
             if "row" in arrays and "pose_pitch_yaw_roll" in arrays:
                 return dict(zip(arrays["row"].tolist(), arrays["pose_pitch_yaw_roll"][:, 1].tolist()))
     return {}
@@ -143,7 +144,7 @@ def _from_npz_folder(files: list[Path]) -> Aflw2000Truth:
     table = _table_beside(files[0].parent)
     names, original, again, yaw, pose, borrowed = [], [], [], [], [], []
     for path in files:
-        arrays = read_npz(path, _EXPECTED)
+        arrays = read_npz(path, "annotations of AFLW2000-3D")
         if "landmarks" not in arrays:
             raise FitjaxError(f"{path}: expected 'landmarks' (3, 68), found {', '.join(arrays) or 'nothing'}")
         names.append(path.stem)
@@ -284,7 +285,7 @@ def write_aflw2000(path: Path, truth: Aflw2000Truth) -> None:
     """
     if path.suffix.lower() != ".npz":
         raise FitjaxError(f"{path}: expected a file name that ends in .npz")
-    arrays = {
+    arrays: dict[str, Any] = {
         "name": np.array(truth.names),
         "landmarks": truth.labels[ORIGINAL].transpose(0, 2, 1),
         "yaw_degrees": truth.yaw,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fitjax.errors import FitjaxError
+from fitjax.importers import safe
 
 #: No results file of numbers comes near this.
 MAX_BYTES = 1 << 31
@@ -43,63 +43,25 @@ def _damaged(path: Path, expected: str, error: BaseException) -> FitjaxError:
     return FitjaxError(f"{path}: cannot be read ({text}); expected {expected}")
 
 
-def _array(path: Path, stream: io.BytesIO, size: int, expected: str) -> np.ndarray:
-    """An array whose header does not promise more than there is."""
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    if dtype.hasobject:
-        raise FitjaxError(
-            f"{path}: holds pickled objects, which are never opened; expected {expected}; save plain numbers"
-        )
-    need = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-    if size - stream.tell() < need:
-        raise FitjaxError(
-            f"{path}: truncated: shape {shape} needs {need} bytes, found {size - stream.tell()}; write it again"
-        )
-    stream.seek(0)
-    return np.lib.format.read_array(stream, allow_pickle=False)
-
-
-def read_npy(path: Path, expected: str = "an array of numbers (.npy)") -> np.ndarray:
+def read_npy(path: Path, expected: str = "an array of numbers") -> np.ndarray:
     """An array of numbers or booleans.
 
     Raises:
-        FitjaxError: no such file, no .npy, truncated, or objects instead of numbers.
+        FitjaxError: no such file, no .npy, damaged, or text or objects instead of numbers.
     """
-    data = read_bytes(path, expected)
-    try:
-        array = _array(path, io.BytesIO(data), len(data), expected)
-    except FitjaxError:
-        raise
-    except Exception as error:  # numpy's header parser raises SyntaxError, KeyError, ValueError, TypeError, ...
-        raise _damaged(path, expected, error) from None
+    array = safe.read_npy(path, expected)
     if array.dtype.kind not in "biuf":
         raise FitjaxError(f"{path}: holds {array.dtype}; expected {expected}")
     return array
 
 
 def read_npz(path: Path, expected: str) -> dict[str, np.ndarray]:
-    """Named arrays of numbers or text.
+    """Named arrays of numbers or text; arrays of objects, which are pickles, are left out.
 
     Raises:
-        FitjaxError: no such file, no .npz, a damaged or oversized member, or objects instead of numbers.
+        FitjaxError: no such file, no .npz, or a damaged one.
     """
-    data = read_bytes(path, expected)
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
-            if sum(m.file_size for m in members) > MAX_BYTES:
-                raise FitjaxError(f"{path}: unpacks to more than {MAX_BYTES >> 30} GiB; expected {expected}")
-            result = {}
-            for m in members:
-                raw = archive.read(m)
-                result[m.filename[:-4]] = _array(path, io.BytesIO(raw), len(raw), expected)
-            return result
-    except FitjaxError:
-        raise
-    except Exception as error:
-        raise _damaged(path, expected, error) from None
+    return safe.read_npz(path, expected)
 
 
 def read_json(path: Path, expected: str) -> Any:

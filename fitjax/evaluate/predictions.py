@@ -164,7 +164,7 @@ def read_fit(folder: Path) -> FacePrediction:
 
 
 def _from_npz(path: Path) -> Predictions:
-    arrays = read_npz(path, "an .npz with 'name' and 'landmarks' (faces, points, 2)")
+    arrays = read_npz(path, "landmarks of many faces")
     angles, turns = arrays.get("pitch_yaw_roll_degrees"), arrays.get("rotation")
     points = None if "landmarks" not in arrays else stacked_points(arrays["landmarks"], f"{path}: 'landmarks'")
     given = [

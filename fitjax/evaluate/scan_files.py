@@ -45,7 +45,7 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     ending = path.suffix.lower()
     if ending == ".npz":
-        arrays = read_npz(path, "a mesh with 'vertices' (V, 3) and 'triangles' (F, 3)")
+        arrays = read_npz(path, "a mesh")
         if "vertices" not in arrays:
             raise FitjaxError(
                 f"{path}: expected 'vertices' (V, 3) and 'triangles' (F, 3), found {', '.join(arrays) or 'nothing'}"
