@@ -130,7 +130,7 @@ def answer(kind: str, path: str, budget: int) -> tuple[dict[str, Any], list[Any]
     except BaseException as error:  # whatever the readers raise about damaged files
         return {"error": f"damaged ({type(error).__name__}: {str(error)[:80]})"}, []
     kept = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    kept = {name: value.astype(value.dtype.newbyteorder("<")) for name, value in kept.items()}
+    kept = {name: value.astype(value.dtype.newbyteorder("<"), copy=False) for name, value in kept.items()}
     if sum(value.nbytes for value in kept.values()) > budget:
         return {"error": "it is larger than any face model"}, []
     listed = [[name, value.dtype.str, list(value.shape)] for name, value in kept.items()]
