@@ -112,7 +112,8 @@ def test_bad_landmarks(truth, found, options, says):
 def test_named_sets():
     both = {"ibug68": face68(), "mediapipe478": np.zeros((478, 2))}
     found = Predictions({"a": FacePrediction("a", both)}, "fits")
-    assert evaluate_landmarks(one(face68()), found).results["faces"]["a"] == 0
+    evaluation = evaluate_landmarks(one(face68()), found)
+    assert evaluation.results["faces"]["a"] == 0 and "set ibug68" in evaluation.followed[-1]
     with pytest.raises(
         FitjaxError, match="a: expected landmarks of one of the sets ibug51, found ibug68, mediapipe478"
     ):

@@ -76,11 +76,12 @@ def evaluate_landmarks(
     names = list(truth.faces)
     missing, unused = predictions.match(names)
     errors, each = np.full(len(names), np.nan), []
-    hidden = 0
+    hidden, used = 0, set[str]()
     for k, face in enumerate(names):
         which, true = truth.faces[face].landmarks(sets)
         if face in predictions.faces:
-            points = predictions.faces[face].landmarks(((which,) if which else ()) + tuple(sets))[1]
+            read, points = predictions.faces[face].landmarks(((which,) if which else ()) + tuple(sets))
+            used.add(read)
             one = _face(points, true, normalisation, predictions.faces[face].source, truth.faces[face].source)
             errors[k], hidden = np.nanmean(one), hidden + int(np.isnan(one).sum())
             each.append(one)
@@ -95,7 +96,8 @@ def evaluate_landmarks(
             f"means are over the {len(seen)} faces with a prediction; the {len(missing)} without one are failures, also in the area under the curve",
             f"failure: an error above {threshold:g} %; area under the cumulative curve from 0 to {threshold:g} %, 1 being perfect",
             f"{hidden} points that the truth does not have count nowhere",
-            f"truth: {truth.kind}; predictions: {predictions.kind}",
+            f"truth: {truth.kind}; predictions: {predictions.kind}"
+            + (f", set {', '.join(sorted(used))}" if any(used) else ""),
         ],
         len(names),
         missing=missing,
