@@ -12,7 +12,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,16 @@ import numpy as np
 import optax
 from scipy.ndimage import binary_dilation, zoom
 
+import fitjax as fj
 from benchmarks import report
 from benchmarks.report import Report, Table, Target
 from fitjax.model.albedo import default_albedo
 from fitjax.model.load import load_basis
+from fitjax.model.nonlinear_albedo import ConvAlbedo
 from fitjax.model.nonlinear_arcs import arcs_of
+from fitjax.networks.conv import part_regions
 from fitjax.networks.lift import LiftScales
+from fitjax.pytree import replace
 from fitjax.render.lighting import srgb_from_linear
 from fitjax.train.generator import albedo_batch, albedo_generator, generator_hash
 from fitjax.train.generator_shape import random_expressions, random_identities, shape_coefficients
@@ -44,6 +47,7 @@ SHAPE = LiftSettings(hidden=256, steps=3000, proxy_weight=0.0)
 FIT_STEPS, FIT_RATE = 300, 0.03
 #: The least reduction of the error asked for, by length.
 ASKED = {16: 0.33, 32: 0.33, 64: 0.33, 160: 0.25}
+PARTS = ["textures", "shapes", "photos", "times"]
 ASKED_SHAPE = {32: 0.10, 64: 0.10, 160: -0.02}
 
 
@@ -214,29 +218,112 @@ def shape_report(folder: Path, count: int, lengths: tuple[int, ...]) -> tuple[li
     return [Table("Shapes with expressions at equal code length", columns, rows, note)], targets, facts
 
 
+def photos_report() -> tuple[list[Table], list[Target], dict]:
+    """Five photos fitted by codes alone (the stages before residual maps): the linear model, the lift, and the lift without its gate, which is
+    principal components with as many codes."""
+    from benchmarks.photometric_photos import load, psnr, shown
+    from benchmarks.shared_data import require
+
+    lifted = fj.load_textured("nonlinear", level=0)
+    gates = {"identity": replace(lifted.shape, gate=0.0), "albedo": replace(lifted.albedo, gate=0.0)}
+    models = {
+        "linear": fj.load_textured(level=0),
+        "principal components": replace(lifted, shape=gates["identity"], albedo=gates["albedo"]),
+        "lift": lifted,
+    }
+    columns, facts = ["photo"], {}
+    for name, model in models.items():
+        codes = sum(len(model.init()[group]) for group in ("identity", "albedo"))
+        columns += [f"{name} ({codes} codes), dB", "s"]
+    rows, gains = [], []
+    for path in sorted(require("ffhq").glob("*.png")):
+        case = load(path)
+        row: list[Any] = [case.name]
+        found = {}
+        for name, model in models.items():
+            stages = fj.photometric_stages(case.observation, until="photometric")
+            losses = fj.photometric_losses(case.observation, model)
+            fj.fit(case.observation, model=model, losses=losses, stages=stages, throw=False)  # compiles
+            solution = fj.fit(case.observation, model=model, losses=losses, stages=stages, throw=False)
+            drawn = shown(model, solution.params, case)
+            where = case.skin & (drawn["trusted"] > 0.5)
+            found[name] = psnr(drawn["srgb"], case.target, where)
+            row += [found[name], solution.seconds]
+        gains.append(found["lift"] - found["linear"])
+        facts[case.name] = found
+        rows.append(row)
+        print(case.name, found, file=sys.stderr, flush=True)
+    note = "PSNR of the render by codes alone inside the skin mask, level 0; seconds of one fit, compiled."
+    targets = [Target("photos, codes alone: least gain over the linear model", 2.0, min(gains), "dB", True)]
+    return [Table("Five FFHQ photos", columns, rows, note)], targets, facts
+
+
+def times_report() -> tuple[list[Table], list[Target], dict]:
+    """Milliseconds to decode one face, forward and with a gradient; median of 15."""
+    lifted = fj.load_textured("nonlinear", level=0)
+    height, width = lifted.albedo.height, lifted.albedo.width
+    regions = part_regions(np.asarray(lifted.shape.uv_parts), height, width, nose=False)
+    conv = ConvAlbedo(jnp.zeros((height, width, 3)), jnp.float32(0.5), None, regions=regions, size=256)
+    conv = replace(conv, weights=jax.jit(conv.module.init)(jax.random.key(0), jnp.zeros((1, conv.code_length))))
+    small = part_regions(np.asarray(lifted.shape.uv_parts), height // 2, width // 2, nose=False)
+    half = replace(conv, mean=jnp.zeros((height // 2, width // 2, 3)), regions=small)
+    half = replace(half, weights=jax.jit(half.module.init)(jax.random.key(0), jnp.zeros((1, half.code_length))))
+    rows, facts = [], {}
+
+    def median(function: Callable[[Any], Any], code: Any) -> float:
+        jax.block_until_ready(function(code))
+        seconds = []
+        for _ in range(15):
+            began = time.perf_counter()
+            jax.block_until_ready(function(code))
+            seconds.append(time.perf_counter() - began)
+        return 1000 * float(np.median(seconds))
+
+    for name, model in {"lift": lifted.albedo, "global-local": conv, f"global-local, {height // 2} × {width // 2}": half}.items():
+        code = jnp.zeros(model.code_length)
+        forward = jax.jit(lambda z, model=model: model.values(z))
+        backward = jax.jit(jax.value_and_grad(lambda z, model=model: sum(jnp.sum(x**2) for x in model.values(z))))
+        facts[name] = median(forward, code), median(backward, code)
+        rows.append([name, *facts[name]])
+    asked = {"lift": (30, 80), "global-local": (30, 80), f"global-local, {height // 2} × {width // 2}": (10, 30)}
+    targets = [
+        Target(f"decode, {name}{what}", limit, facts[name][k], "ms")
+        for name, limits in asked.items()
+        for k, (what, limit) in enumerate(zip(("", " with gradient"), limits))
+    ]
+    note = f"Full and proxy albedo map of one face at {height} × {width}."
+    return [Table("Decoding", ["model", "forward, ms", "with gradient, ms"], rows, note)], targets, facts
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.representation", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of python -m basis.train_nonlinear")
     parser.add_argument("--faces", type=int, default=48, help="held-out faces per table")
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
-    parser.add_argument("--only", choices=["textures", "shapes"])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "representation")
     options = parser.parse_args(arguments)
     print(f"generator {generator_hash()}", file=sys.stderr)
     around, began = report.environment(), time.perf_counter()
     result = Report("representation", "Representation power at equal code length")
-    if options.only != "shapes":
+    if "textures" in options.only:
         tables, targets, facts, worst = albedo_report(options.folder, options.faces, tuple(options.lengths))
         result.tables += tables
         result.targets += targets
         result.facts |= {"textures": facts, "worst": worst}
-    if options.only != "textures":
+    if "shapes" in options.only:
         lengths = tuple(k for k in SHAPE_LENGTHS if k in options.lengths)
         tables, targets, facts = shape_report(options.folder, options.faces, lengths)
         result.tables += tables
         result.targets += targets
         result.facts |= {"shapes": facts}
+    for name, measure in (("photos", photos_report), ("times", times_report)):
+        if name in options.only:
+            tables, targets, facts = measure()
+            result.tables += tables
+            result.targets += targets
+            result.facts |= {name: facts}
     result.facts |= {"generator": generator_hash(), "seconds": round(time.perf_counter() - began)}
     print(report.write(options.out, [result], around, f"python -m benchmarks.representation FOLDER --faces {options.faces}"))
     print(json.dumps(result.facts), file=sys.stderr)

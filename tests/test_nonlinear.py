@@ -208,9 +208,9 @@ def pictured(model, seed: int, dtype) -> tuple:
 def test_pairs_render_their_own_versions_and_gradients_are_right(models):
     """In float64: each pair of proxy and full is what the plain renderer draws of it, and the gradient of the paired losses is the slope."""
     with jax.enable_x64():
-        model = jax.tree.map(
-            lambda x: jnp.asarray(x, jnp.float64) if jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating) else x, models["lift"]
-        )
+        lifted = models["lift"]
+        model = jax.tree.map(lambda x: x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, lifted)
+        assert model.shape.astype(np.float64).gate.dtype == np.float64
         params, observation = pictured(model, 6, np.float64)
         frozen = jax.jit(lambda p: freeze_pixels(model, p, observation, freeze(model, p)))(params)
         losses = paired_photometric()

@@ -90,7 +90,7 @@ class LiftedAlbedo(_Decoded):
     encoder: Any = None
     texel_weight: Any = None
     whitening: Any = None
-    gate: Any = 1.0
+    gate: Any = np.float32(1.0)
     points: Any = None
     code_length: int = static(default=64)
     hidden: int = static(default=512)

@@ -54,7 +54,7 @@ class NonlinearShape(LinearModel):
     scales: Any = None
     to_modes: Any = None
     arcs: Any = None
-    gate: Any = 1.0
+    gate: Any = np.float32(1.0)
     code_length: int = static(default=0)
     hidden: int = static(default=256)
     depth: int = static(default=3)
@@ -119,7 +119,7 @@ class ConvShape(LinearModel):
     """
 
     weights: Any = None
-    scale: Any = 1.0
+    scale: Any = np.float32(1.0)
     corner: Any = None
     corner_weight: Any = None
     code_length: int = static(default=160)
