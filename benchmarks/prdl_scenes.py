@@ -147,7 +147,7 @@ def reprojection_error(params: Params, scene: Scene, model: Any = None) -> float
 
 
 @cache
-def _regions() -> tuple[np.ndarray, np.ndarray]:
+def regions() -> tuple[np.ndarray, np.ndarray]:
     """Vertices of the face, and of its eyes and mouth."""
     model = models()[0]
     mean = np.asarray(model.mean)
@@ -166,7 +166,7 @@ def _regions() -> tuple[np.ndarray, np.ndarray]:
 
 def vertex_errors(params: Params, scene: Scene) -> tuple[float, float]:
     """Mean distance of vertices in mm: mouth and eyes, and the whole face; after the similarity that aligns the whole face best."""
-    face, inner = _regions()
+    face, inner = regions()
     found = np.asarray(models()[0].decode(params).vertices, np.float64)
     truth = scene.vertices.astype(np.float64)
     scale, rotation, shift = similarity(found[face], truth[face])
