@@ -105,7 +105,10 @@ def read_bfm2017(path: Path) -> Imported:
     if "expression/model/pcaBasis" in fields:
         expression = _modes(fields, "expression/model/pcaBasis", _sigma(fields, "expression"), count)
         if "expression/model/mean" in fields:
-            mean = mean + fields.floats("expression/model/mean").reshape(-1)[: 3 * count].reshape(mean.shape)
+            shift = _vertices(fields, "expression/model/mean")
+            if shift.shape != mean.shape:
+                raise fields.wrong("expression/model/mean", f"expected {count} vertices, found {len(shift)}")
+            mean = mean + shift
     albedo = None
     if "color/model/pcaBasis" in fields:
         colour = _vertices(fields, "color/model/mean")

@@ -99,13 +99,16 @@ def linear_basis(
         "triangles": triangles.astype(np.int32),
         "uv": np.asarray(uv).astype(np.float32),
         "uv_triangles": np.asarray(uv_triangles).astype(np.int32),
-        "identity": (np.asarray(identity) * scale).astype(np.float32),
-        "expression": (np.asarray(expression) * scale).astype(np.float32).reshape(count, len(mean), 3),
+        "identity": _single(identity, scale),
+        "expression": _single(expression, scale).reshape(count, len(mean), 3),
         "expression_sigma": each(expression_sigma),
         "expression_lower": each(expression_lower),
         "expression_upper": each(expression_upper),
         "mirror": (mirrored(mean) if mirror is None else mirror).astype(np.int32),
     }
+    for kind in ("identity", "expression"):
+        if not np.abs(tensors[kind]).max(initial=0) < _LARGEST:  # also what is beyond the range of float32
+            raise BasisError(f"{source}: a mode of {kind} moves a vertex by more than a head's size; are its units {units}, and its spreads right?")
     if region is not None:
         tensors["triangle_region"] = np.asarray(region).astype(np.uint8)
     if albedo is not None:
@@ -125,6 +128,12 @@ def linear_basis(
     if albedo is not None:
         metadata["albedo_space"] = "srgb"
     return Imported(tensors, metadata, marks)
+
+
+def _single(modes: np.ndarray, scale: float) -> Float[np.ndarray, "K V 3"]:
+    """In metres and float32, infinite where that is too small."""
+    with np.errstate(over="ignore"):
+        return (np.asarray(modes) * scale).astype(np.float32)
 
 
 def _ours() -> tuple[Float[np.ndarray, "68 3"], Float[np.ndarray, "3"]]:
