@@ -48,7 +48,7 @@ def read_labels(path: Path) -> np.ndarray:
                 labels = np.asarray(picture)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file; {expected}") from None
-    except (OSError, ValueError, EOFError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError) as error:
         raise ImageError(f"{path}: cannot be read ({' '.join(str(error).split())}); {expected}") from None
     if labels.ndim != 2 or not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool):
         raise ImageError(f"{path}: {expected}, found shape {labels.shape} of {labels.dtype}")
