@@ -175,6 +175,9 @@ def test_a_fit_finds_the_jaw(model, basis):
     found = np.asarray(solution.params["joints"])
     np.testing.assert_allclose(found[1], joints[1], atol=0.03)
     np.testing.assert_array_equal(found[0], 0)
+    # What was held is certain, what was fitted is not.
+    deviation = solution.covariance(noise_pixels=1.0).standard_deviation["joints"]
+    assert (deviation[0] == 0).all() and (deviation[1:] > 1e-4).all()
     # The same stage with the joints held is the same program, and does not explain the points.
     (stage,) = solution.stages
     held = fj.fit(observation, model=model, losses=losses, stages=[replace(stage, free=stage.free | {"joints": 0 * stage.free["joints"]})])

@@ -7,6 +7,7 @@ this is the Bayesian posterior; for any other λ it stays honest about the bias 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from fitjax.losses.core import Loss, weighted_residuals
-from fitjax.model.params import Params, Tangent, retract, zero_tangent
+from fitjax.model.params import Params, Tangent, free_mask, retract, zero_tangent
 from fitjax.model.protocol import Model
 from fitjax.observation.observation import Observation
 from fitjax.prediction import predict
@@ -54,10 +55,12 @@ def covariance(
     params: Params,
     free: tuple[str, ...],
     noise_pixels: float | None = None,
+    masks: Mapping[str, Any] | None = None,
 ) -> Covariance:
     """Covariance of the free groups.
 
     Args:
+        masks: as a stage's ``free``; where they are zero, a coordinate was held and is certain. Default: none was.
         noise_pixels: standard deviation of the noise of one observed coordinate; by default estimated from the residuals, corrected
             for the degrees of freedom that the fit used and for the residual that the prior's bias leaves.
     """
@@ -67,6 +70,8 @@ def covariance(
     rows, jacobian_t, diagonal, row_weight, code_variance = (np.asarray(x, np.float64) for x in system[:5])
     n = len(diagonal)
     keep = ~system[5]
+    if masks is not None:
+        keep &= np.asarray(ravel_pytree(free_mask(zero, {g: masks.get(g, 1.0) for g in zero}))[0]) != 0
     jacobian = jacobian_t[keep].T
     prior = diagonal[keep]
     hessian = jacobian.T @ jacobian + np.diag(prior)

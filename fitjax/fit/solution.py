@@ -122,7 +122,7 @@ class Solution:
         losses = {k: v for k, v in self.losses.items() if v.kind != "value" and not reads_pixels({k: v})}
         stage = next((s for s in reversed(self.stages) if "pose" in s.free), self.stages[-1])
         free = tuple(g for g, v in stage.free.items() if g not in APPEARANCE and np.any(np.asarray(jax.tree.leaves(v)) != 0))
-        return covariance(self.model, self.observation, losses, self.params, free, noise_pixels)
+        return covariance(self.model, self.observation, losses, self.params, free, noise_pixels, stage.free)
 
     def with_warnings(self, *warnings: str) -> Solution:
         return replace(self, warnings=(*self.warnings, *warnings))
