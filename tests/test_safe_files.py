@@ -125,6 +125,8 @@ def npy(header: str, data: bytes = b"\x00" * 48) -> bytes:
     [
         npy("{'descr': '<f8', 'fortran_order': False, 'shape': (7,), }"),  # more than there is
         npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776, 1099511627776), }"),
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (6\x0c 1), }"),
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (" + "9" * 5000 + ",), }"),
         npy("{'descr': '|V8', 'fortran_order': False, 'shape': (6,), }"),
         npy("{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (6,), }"),
         npy("{'descr': '<f8', 'fortran_order': False, 'shape': (-6,), }"),

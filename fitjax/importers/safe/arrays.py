@@ -117,7 +117,10 @@ def _array(file: IO[bytes], size: int, objects: bool, whole: bool = False) -> An
     if match is None:
         raise _Damaged("damaged NumPy array, or one of records: its header is not that of plain numbers")
     order, code, fortran, shape_text = match.groups()
-    shape = tuple(int(n.strip().rstrip(b"L")) for n in shape_text.split(b",") if n.strip())
+    try:
+        shape = tuple(int(n.strip().rstrip(b"L")) for n in shape_text.split(b",") if n.strip())
+    except ValueError:  # two numbers without a comma, or thousands of digits
+        raise _Damaged("damaged NumPy array: its header holds no shape") from None
     rest = size - 8 - wide - length
     if code[:1] == b"O":
         if not objects:
