@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from basis.annotations import read_annotations
-from basis.calibrate import ROUNDS, STRENGTH, landmark_offsets
+from basis.annotations import Annotations, read_annotations
+from basis.calibrate import ROUNDS, STRENGTH, geodesic_degrees, landmark_offsets, pose_frame, rotation_of_pose
 from basis.fit_points import fit
 from fitjax.geometry.host_mesh import SurfaceIndex, surface_points
 from fitjax.model.basis_file import Basis, read_basis
@@ -55,17 +55,37 @@ def error(basis: Basis, samples: tuple[np.ndarray, np.ndarray], target: np.ndarr
     return [round(float(np.linalg.norm(f.points - target, axis=-1).mean()), 3) for f in fits]
 
 
+def pose(basis: Basis, samples: tuple[np.ndarray, np.ndarray], faces: Annotations, frame: np.ndarray | None = None) -> np.ndarray:
+    """The pose frame from fits to the original labels, or a given one, with the residual angles printed."""
+    fits = fit(faces.original, *at(basis, samples), STRENGTH)
+    used = ~faces.pose_excluded
+    published = rotation_of_pose(faces.pose[used])
+    frame = pose_frame(fits.rotation[used], published) if frame is None else frame
+    left = geodesic_degrees(fits.rotation[used] @ frame.T, published)
+    pitch = np.degrees(np.arctan2(frame[2, 1], frame[1, 1]))
+    print(f"  pitch of the frame {pitch:.2f} degrees; geodesic error mean {left.mean():.2f}, median {np.median(left):.2f}", flush=True)
+    return frame
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="annotations, landmarks.npz")
     parser.add_argument("model", help="name or file of an imported model")
     parser.add_argument("prefix", type=Path, help="of the files to write")
+    parser.add_argument("--pose-only", action="store_true", help="keep the points, find the pitch of the head frame of AFLW2000-3D alone")
     parser.add_argument("--unit", choices=("m", "cm", "mm"), default="cm", help="of the model's own files")
     arguments = parser.parse_args()
     basis = read_basis(model_path(arguments.model))
     even, odd = read_annotations(arguments.data)
     origin = np.array(basis.provenance["origin_m"])
+    if arguments.pose_only:
+        samples = basis.samples["aflw68_original"]
+        frame = pose(basis, samples, even)
+        for given in (frame, basis.pose_frames["aflw2000"].astype(float), np.eye(3)):
+            print("odd rows, this frame, the basis's, none:")
+            pose(basis, samples, odd, given)
+        return
     per_metre = {"m": 1, "cm": 100, "mm": 1000}[arguments.unit]
     for name, labels, target, check in (
         ("aflw68_original", "original", even.original, odd.original),
