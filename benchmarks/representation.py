@@ -243,7 +243,8 @@ def photos_report() -> tuple[list[Table], list[Target], dict]:
         for name, model in models.items():
             stages = fj.photometric_stages(case.observation, until="photometric")
             losses = fj.photometric_losses(case.observation, model)
-            fj.fit(case.observation, model=model, losses=losses, stages=stages, throw=False)  # compiles
+            if not rows:
+                fj.fit(case.observation, model=model, losses=losses, stages=stages, throw=False)  # compiles
             solution = fj.fit(case.observation, model=model, losses=losses, stages=stages, throw=False)
             drawn = shown(model, solution.params, case)
             where = case.skin & (drawn["trusted"] > 0.5)
