@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+from scenes import random_truth
 from toy import N_EXPRESSION, N_IDENTITY, toy_tensors
 
+import fitjax as fj
+from fitjax.fit.run import predict_final
 from fitjax.model.basis_file import Basis, read_basis
 from fitjax.model.basis_writer import serialise
 
@@ -95,3 +99,12 @@ def oracle(basis: Basis, identity: np.ndarray, expression: np.ndarray, joints: n
         rest = rest + np.tensordot((turns[1:] - np.eye(3)).reshape(-1), rig.correctives.astype(float), 1)
     centres = rig.joint_mean + np.tensordot(code, centre_shapes, 1)
     return skin(rest, centres, rig.weights.astype(float), rig.parents, turns)
+
+
+def observed(model, rng: np.random.Generator, name: str, joints: np.ndarray) -> tuple[np.ndarray, fj.Observation]:
+    """Pixels (N, 2) of a sample set of a random face with these joints, and their observation."""
+    camera = fj.make_camera(640, 480)
+    truth = random_truth(model, rng) | {"joints": jnp.asarray(joints, jnp.float32)}
+    anywhere = fj.make_observation({name: rng.uniform(0, 100, (len(model.sample_library[name]), 2))}, camera)
+    points = np.asarray(predict_final(model, truth, anywhere).pixels[name])
+    return points, fj.make_observation({name: points}, camera)

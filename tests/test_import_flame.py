@@ -8,17 +8,14 @@ import pickle
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from articulated import rodrigues, skin
+from articulated import observed, rodrigues, skin
 from foreign_heads import EYES, OFFSET, flame_arrays, write_embedding, write_flame_npz, write_flame_pkl
-from scenes import scene
 
 import fitjax as fj
-from fitjax.fit.run import predict_final
 from fitjax.importers.flame import JOINT_NAMES, read_flame, version_note
 from fitjax.model.basis_file import read_basis
 from fitjax.model.basis_writer import serialise
 from fitjax.model.load import linear_model
-from fitjax.pytree import replace
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +102,9 @@ def test_a_fit_recovers_landmarks_and_jaw(arrays, pkl, tmp_path):
     np.testing.assert_allclose(landmarks, np.einsum("skc,sk->sc", tensors["mean"][arrays["f"][triangle].astype(int)], weight), atol=1e-7)
 
     model = in_model(tensors, metadata, tmp_path, aflw68=(triangle, weight))
-    basis = read_basis(tmp_path / "flame.safetensors")
-    truth, placeholder = scene(linear_model(replace(basis, rig=None)), rng, "aflw68")
     joints = np.zeros((4, 3), np.float32)
     joints[1] = (0.3, 0.04, 0.0)
-    points = np.asarray(predict_final(model, truth | {"joints": jnp.asarray(joints)}, placeholder).pixels["aflw68"])
-    observation = fj.make_observation({"aflw68": points}, placeholder.camera)
+    points, observation = observed(model, rng, "aflw68", joints)
     solution = fj.fit(observation, model=model, losses={"landmarks": fj.landmarks("aflw68"), "prior": fj.prior(1e-7)})
     assert np.abs(solution.landmarks("aflw68") - points).max() < 0.2
     np.testing.assert_allclose(solution.params["joints"][1], joints[1], atol=0.05)

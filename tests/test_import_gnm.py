@@ -7,17 +7,14 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from articulated import rodrigues, skin
+from articulated import observed, rodrigues, skin
 from foreign_heads import EYES, OFFSET, gnm_arrays
-from scenes import scene
 
 import fitjax as fj
-from fitjax.fit.run import predict_final
 from fitjax.importers.gnm import ATLAS, read_gnm
 from fitjax.model.basis_file import read_basis
 from fitjax.model.basis_writer import serialise
-from fitjax.model.load import linear_model, load_basis
-from fitjax.pytree import replace
+from fitjax.model.load import load_basis
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +90,9 @@ def test_regions_and_atlas(arrays, folder):
 
 def test_a_fit_recovers_landmarks_and_gaze(folder):
     model = load_basis(folder / "gnm.safetensors", 0, sample_sets=["aflw68"])
-    rng = np.random.default_rng(3)
-    basis = read_basis(folder / "gnm.safetensors")
-    truth, placeholder = scene(linear_model(replace(basis, rig=None)), rng, "aflw68")
     joints = np.zeros((4, 3), np.float32)
     joints[2:] = (0.1, -0.3, 0.0)
-    points = np.asarray(predict_final(model, truth | {"joints": jnp.asarray(joints)}, placeholder).pixels["aflw68"])
-    observation = fj.make_observation({"aflw68": points}, placeholder.camera)
+    points, observation = observed(model, np.random.default_rng(3), "aflw68", joints)
     solution = fj.fit(observation, model=model, losses={"landmarks": fj.landmarks("aflw68"), "prior": fj.prior(1e-7)})
     assert np.abs(solution.landmarks("aflw68") - points).max() < 0.2
     np.testing.assert_array_equal(solution.params["joints"][:2], 0)

@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from articulated import NAMES, articulated_basis, oracle, write_articulated
-from scenes import scene
+from articulated import NAMES, articulated_basis, observed, oracle, write_articulated
 
 import fitjax as fj
 from fitjax.files.textured import split_expression
 from fitjax.fit.defaults import default_stages, with_joints
-from fitjax.fit.run import predict_final
 from fitjax.geometry.surface import evaluate_samples
 from fitjax.model.basis_file import read_basis
 from fitjax.model.load import linear_model, refine
@@ -161,23 +159,17 @@ def test_refinement_subdivides_the_skinning(basis, model):
     assert np.linalg.norm((bent[1] - samples[1]) - (bent[0] - samples[0]), axis=1).mean() < 0.15 * moved.mean()
 
 
-def test_a_fit_finds_the_jaw(model, basis):
+def test_a_fit_finds_the_jaw(model):
     """Landmarks of a head with an open jaw, with no stage of ours: joints are free by default, the neck is not."""
-    truth, placeholder = scene(linear_model(replace(basis, rig=None)), np.random.default_rng(0), "mediapipe478")
     joints = np.zeros((4, 3), np.float32)
     joints[1], joints[2] = (0.35, 0.05, 0.0), (0.1, -0.2, 0.0)
-    truth = truth | {"joints": jnp.asarray(joints)}
-    points = np.asarray(predict_final(model, truth, placeholder).pixels["mediapipe478"])
-    observation = fj.make_observation({"mediapipe478": points}, placeholder.camera)
+    points, observation = observed(model, np.random.default_rng(0), "mediapipe478", joints)
     losses = {"landmarks": fj.landmarks("mediapipe478"), "prior": fj.prior(1e-6)}
     solution = fj.fit(observation, model=model, losses=losses)
     assert np.abs(solution.landmarks("mediapipe478") - points).max() < 0.2
     found = np.asarray(solution.params["joints"])
     np.testing.assert_allclose(found[1], joints[1], atol=0.03)
     np.testing.assert_array_equal(found[0], 0)
-    # What was held is certain, what was fitted is not.
-    deviation = solution.covariance(noise_pixels=1.0).standard_deviation["joints"]
-    assert (deviation[0] == 0).all() and (deviation[1:] > 1e-4).all()
     # The same stage with the joints held is the same program, and does not explain the points.
     (stage,) = solution.stages
     held = fj.fit(observation, model=model, losses=losses, stages=[replace(stage, free=stage.free | {"joints": 0 * stage.free["joints"]})])
