@@ -1,0 +1,73 @@
+"""The weights that come with fitjax: what they were made from, how large they are, and that they do what a decoder with proxies is for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fitjax as fj
+from fitjax.model.nonlinear import load_nonlinear
+from fitjax.pytree import replace
+from fitjax.train.generator import generator_hash
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_nonlinear(level=0, sample_sets=("ibug68",))
+
+
+@pytest.fixture(scope="module")
+def record() -> dict:
+    return json.loads((resources.files("fitjax") / "data" / "nonlinear.json").read_text())
+
+
+def test_the_record_belongs_to_the_file_and_to_the_frozen_generator(record):
+    raw = (resources.files("fitjax") / "data" / record["file"]).read_bytes()
+    assert hashlib.sha256(raw).hexdigest() == record["sha256"] and len(raw) == record["bytes"] <= 10e6
+    # Whoever changes a generator has to train again, or to say that the weights are of another one.
+    assert record["provenance"]["generator_sha256"] == generator_hash()
+
+
+def test_it_is_found_by_name(shipped):
+    found = fj.load_basis("nonlinear", 0, sample_sets=("ibug68",))
+    assert type(found) is type(shipped.shape) and found.code_length == shipped.shape.code_length == 80
+    with pytest.raises(fj.FitjaxError, match=r"nowhere\.safetensors"):
+        load_nonlinear("nowhere.safetensors")
+
+
+def test_random_faces_look_like_faces(shipped):
+    """Albedo within what skin, hair and make-up reach; the head where the mean head is; and every proxy smoother and more symmetric than its face."""
+    rng = np.random.default_rng(0)
+    decode = jax.jit(lambda p: shipped.decode(p))
+    skin = np.asarray(shipped.face_map) > 0.9
+    for _ in range(4):
+        params = {k: jnp.asarray(rng.normal(size=v.shape), jnp.float32) for k, v in shipped.init().items()}
+        face = decode(params | {"expression": jnp.zeros(52)})
+        shift = 1000 * np.linalg.norm(np.asarray(face.vertices - shipped.shape.mean), axis=1)
+        assert 0.5 < np.median(shift) < 8 and shift.max() < 40
+        full, proxy = (np.asarray(x) for x in (face.albedo, face.proxy_albedo))
+        assert 0.01 < np.median(full[skin]) < 0.8
+        for rough in (lambda x: np.abs(np.diff(x, axis=1))[skin[:, 1:]].mean(), lambda x: np.abs(x - x[:, ::-1])[skin].mean()):
+            assert rough(proxy) < 0.95 * rough(full)
+
+
+def test_its_encoder_inverts_it(shipped):
+    """A decoded face, encoded and decoded again, is nearer to itself than what its code draws without the lift. (Maps are resized on the way.)"""
+    albedo = shipped.albedo
+    rng = np.random.default_rng(1)
+    there_and_back = jax.jit(lambda a, z: a.encode(a.decode(z)))
+    codes = jnp.asarray(rng.normal(size=(2, albedo.code_length)), jnp.float32)
+    errors = [float(jnp.sqrt(jnp.mean((there_and_back(albedo, z) - z) ** 2))) for z in codes]
+    decoded = jax.jit(albedo.decode)
+    linear = replace(albedo, gate=0.0)
+    straight = jax.jit(linear.decode)
+    for z, error in zip(codes, errors):
+        again = decoded(there_and_back(albedo, z)) - decoded(z)
+        assert error < 1.0
+        assert float(jnp.abs(again).mean()) < 0.8 * float(jnp.abs(straight(z) - decoded(z)).mean())
