@@ -120,12 +120,12 @@ def _kept(path: Path, wanted: int | None, there: int, what: str) -> int:
     return wanted
 
 
-def _member(groups: dict[str, np.ndarray], name: str, triangles: np.ndarray) -> np.ndarray:
-    """Triangles whose corners all belong to a group."""
+def _member(groups: dict[str, np.ndarray], name: str, triangles: np.ndarray, least: float = 1e-4) -> np.ndarray:
+    """Triangles whose corners all belong to a group; any weight beyond ``least`` counts, by default as for GNM itself."""
     found = [groups[part] for part in (name, *_UNIONS.get(name, ())) if part in groups]
     if not found:
         return np.zeros(len(triangles), bool)
-    return (np.max(found, axis=0) > 0.5)[triangles].all(1)
+    return (np.max(found, axis=0) > least)[triangles].all(1)
 
 
 def _charts(groups: dict[str, np.ndarray], triangles: np.ndarray) -> Int[np.ndarray, "F"]:
@@ -138,7 +138,7 @@ def _charts(groups: dict[str, np.ndarray], triangles: np.ndarray) -> Int[np.ndar
 
 def _regions(groups: dict[str, np.ndarray], triangles: np.ndarray, chart: np.ndarray) -> Int[np.ndarray, "F"]:
     region = np.array([kind for _, _, kind in REGIONS])[chart]
-    region[(region == 0) & _member(groups, _MOUTH, triangles)] = 2
+    region[(region == 0) & _member(groups, _MOUTH, triangles, 0.5)] = 2
     return region
 
 
