@@ -56,7 +56,10 @@ def default_losses(observation: Observation) -> dict[str, Loss]:
     }
     weight = min(PRIOR_WEIGHT.get(name, OTHER_PRIOR_WEIGHT) for name in observation.landmarks)
     if observation.parts is not None:
-        losses = {name: loss.robust("geman_mcclure", ROBUST_BESIDE_PARTS) if is_reprojection(loss) else loss for name, loss in losses.items()}
+        losses = {
+            name: loss.robust("geman_mcclure", ROBUST_BESIDE_PARTS) if is_reprojection(loss) else loss
+            for name, loss in losses.items()
+        }
         few = not any(name in PRIOR_WEIGHT for name in observation.landmarks)
         losses |= {PARTS_LOSS: (PARTS_BESIDE_FEW if few else 1.0) * part_reprojection(occlusion=True)}
     return losses | {"prior": prior(weight)}
