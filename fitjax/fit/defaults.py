@@ -28,8 +28,8 @@ PARTS_LOSS = "parts"
 #: Factor on the weight of parts where the landmarks are few: 68 points say less about the face than a segmentation, each of their errors more.
 PARTS_BESIDE_FEW = 3.0
 
-#: Next to parts, a landmark this far off (face sizes) has lost three quarters of its say: landmarks of an open mouth or a closed eye are biased together, and
-#: the parts know better. Chosen among 0.01, 0.02 and 0.03 on synthetic faces (docs/parts.md).
+#: Next to parts, a landmark this far off (face sizes) has lost three quarters of its say: landmarks of an open mouth or a closed eye are biased
+#: together, and the parts know better. Chosen among 0.01, 0.02 and 0.03 on synthetic faces (docs/parts.md).
 ROBUST_BESIDE_PARTS = 0.02
 
 #: Sets whose jaw points follow the visible outline: 2-D annotations.
