@@ -6,6 +6,7 @@ of steps. Running again continues from there and ends with the same numbers as a
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -216,23 +217,24 @@ def train_decoder(
     filters = {"albedo": proxy_filter(faces["modes"], is_odd, faces["weight"]), "shape": shapes.filter}
     sigmas = {"albedo": faces["sigma"], "shape": shapes.sigma}
     data = {"albedo": (faces["coefficients"], faces["held_out"]), "shape": (shape_data, shape_others)}
+    people = hashlib.sha256(b"".join(np.ascontiguousarray(x, np.float32).tobytes() for x in identities)).hexdigest()
+    abouts = {"albedo": _about(settings, part="albedo"), "shape": _about(settings, part="shape") | {"identities": people}}
     states: dict[str, LiftState] = {}
     for part in ("albedo", "shape"):
         lift: LiftSettings = getattr(settings, part)
         scales = LiftScales(jnp.asarray(sigmas[part]), jnp.asarray(filters[part]))
         checkpoint = folder / f"{part}.checkpoint.safetensors"
-        state = train_lift(
-            lift, scales, *data[part], checkpoint, folder / "metrics.jsonl", _about(settings, part=part), settings.interval, progress
-        )
+        metrics = folder / "metrics.jsonl"
+        state = train_lift(lift, scales, *data[part], checkpoint, metrics, abouts[part], settings.interval, progress)
         if int(state.step) < lift.steps:
             return None
         states[part] = state
     path = folder / "model.safetensors"
-    _write(path, settings, faces, shapes, filters, states, model)
+    _write(path, settings, faces, shapes, filters, states, model, abouts)
     return path
 
 
-def _write(path: Path, settings: DecoderSettings, faces: Any, shapes: Any, filters: Any, states: Any, model: Any) -> None:
+def _write(path: Path, settings: DecoderSettings, faces: Any, shapes: Any, filters: Any, states: Any, model: Any, abouts: Any) -> None:
     rows = int(faces["rows"][0])
     tensors = pack_albedo(faces["mean"], faces["modes"], faces["sigma"], faces["is_odd"].astype(bool), faces["weight"], rows)
     tensors |= {"shape.sigma": shapes.sigma, "shape.to_modes": shapes.to_modes}
@@ -245,8 +247,7 @@ def _write(path: Path, settings: DecoderSettings, faces: Any, shapes: Any, filte
     for part in ("albedo", "shape"):
         lift = getattr(settings, part)
         about[part] = {name: getattr(lift, name) for name in ("code_length", "hidden", "depth")}
-    provenance: dict[str, Any] = {part: _about(settings, part=part) for part in ("albedo", "shape")}
-    provenance |= {"command": "fitjax train decoder", "hardware": f"{jax.device_count()} × {jax.devices()[0].device_kind}"}
+    provenance: dict[str, Any] = abouts | {"command": "fitjax train decoder", "hardware": f"{jax.device_count()} × {jax.devices()[0].device_kind}"}
     write_nonlinear(path, tensors, about, provenance)
 
 
