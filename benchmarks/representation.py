@@ -267,7 +267,7 @@ def times_report() -> tuple[list[Table], list[Target], dict]:
     conv = ConvAlbedo(jnp.zeros((height, width, 3)), jnp.float32(0.5), None, regions=regions, size=256)
     conv = replace(conv, weights=jax.jit(conv.module.init)(jax.random.key(0), jnp.zeros((1, conv.code_length))))
     small = part_regions(np.asarray(lifted.shape.uv_parts), height // 2, width // 2, nose=False)
-    half = replace(conv, mean=jnp.zeros((height // 2, width // 2, 3)), regions=small)
+    half = replace(conv, mean=jnp.zeros((height // 2, width // 2, 3)), regions=small, channels=conv.channels[1:])
     half = replace(half, weights=jax.jit(half.module.init)(jax.random.key(0), jnp.zeros((1, half.code_length))))
     rows, facts = [], {}
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from nonlinear_scenes import REGIONS, TINY, stirred
 
+from fitjax.errors import FitjaxError
 from fitjax.networks.conv import GlobalLocalDecoder, ResizeConv, part_regions
 from fitjax.networks.lift import LiftDecoder, LiftScales
 
@@ -37,6 +38,11 @@ def test_local_paths_reach_their_boxes_alone():
     assert moved[top + 2 : top + height - 2, left + 2 : left + width - 2].all()
     moved[top - 1 : top + height + 1, left - 1 : left + width + 1] = False
     assert not moved.any()
+
+
+def test_sizes_that_do_not_halve_are_refused():
+    with pytest.raises(FitjaxError, match="30 × 32: expected multiples of 4"):
+        GlobalLocalDecoder(30, 32, (), **TINY).init(jax.random.key(0), jnp.ones((1, 4)))
 
 
 def test_boxes_of_parts():

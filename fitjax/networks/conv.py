@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from fitjax.errors import FitjaxError
+
 #: (top, left, height, width) in texels of the map.
 Region = tuple[int, int, int, int]
 
@@ -56,6 +58,8 @@ class Path(nn.Module):
     @nn.compact
     def __call__(self, code: Float[Array, "B k"]) -> Float[Array, "B H W c"]:
         factor = 2 ** len(self.channels)
+        if self.height % factor or self.width % factor:
+            raise FitjaxError(f"map of {self.height} × {self.width}: expected multiples of {factor}, 2 to the number of layers; see channels")
         shape = (self.height // factor, self.width // factor, self.first)
         x = nn.Dense(int(np.prod(shape)), name="enter")(code).reshape(len(code), *shape)
         for k, features in enumerate(self.channels):
@@ -73,7 +77,8 @@ class GlobalLocalDecoder(nn.Module):
     """Code (B, k) → full and proxy map (B, H, W, 3), in units of ``scale`` around zero, between ±``limit``.
 
     Attributes:
-        height, width: multiples of 32. regions: boxes of local paths, sides multiples of 8; none for a global network.
+        height, width: multiples of 2 to the number of ``channels``, 32. regions: boxes of local paths, sides multiples of 8; none for a global
+            network.
         first: channels of the smallest global map; local_first of a local one. limit: of tanh.
     """
 
