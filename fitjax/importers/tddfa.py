@@ -25,6 +25,8 @@ from fitjax.importers.safe.pickle_reader import read_pickle
 LICENCE = "Basel Face Model in the form of 3DDFA: non-commercial research (https://faces.dmi.unibas.ch/bfm)"
 _WHAT = "the 3DDFA form"
 _POSE = 12
+#: A side that expressions make this many times as long joins what does not belong together.
+_TORN = 4.0
 
 # Names of the files, the newer first: `_sim` marks the 40 + 10 modes that the networks use.
 _FILES = {
@@ -60,6 +62,9 @@ def read_tddfa(path: Path) -> Imported:
     if triangles is None:
         try:
             triangles = triangulated(mean)
+            triangles = triangles[
+                ~_torn(mean, (expression * sigma[shape.shape[1] :]).T.reshape(-1, count, 3), triangles)
+            ]
         except BasisError as error:
             raise BasisError(f"{path}: has no triangles (tri.npy, tri.pkl or tri.mat), and {error}") from None
     n = shape.shape[1]
@@ -83,6 +88,19 @@ def read_tddfa(path: Path) -> Imported:
     # The labels of AFLW2000-3D's original annotation are these very vertices.
     imported.tensors.update(vertex_samples("aflw68_original", keypoints, imported.tensors["triangles"]))
     return imported
+
+
+def _torn(mean: np.ndarray, modes: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Triangles that expressions of two standard deviations stretch to several times their length: they join lips that touch on the mean face."""
+    corner = mean[triangles]
+    before = np.linalg.norm(corner - np.roll(corner, 1, axis=1), axis=2)
+    torn = np.zeros(len(triangles), bool)
+    for mode in modes:
+        moved = mode[triangles]
+        for sign in (-2.0, 2.0):
+            after = corner + sign * moved
+            torn |= (np.linalg.norm(after - np.roll(after, 1, axis=1), axis=2) > _TORN * before).any(1)
+    return torn
 
 
 def vertex_samples(name: str, vertices: np.ndarray, triangles: np.ndarray) -> dict[str, np.ndarray]:
