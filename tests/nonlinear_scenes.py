@@ -20,10 +20,11 @@ TINY = {"first": 6, "local_first": 4, "channels": (5, 4), "local_channels": (4,)
 REGIONS = ((8, 8, 16, 8), (16, 16, 8, 16))
 
 
-def stirred(weights: Any, seed: int, size: float = 0.3) -> Any:
-    """Weights as after training: fresh heads are nearly zero, and what multiplies zero cannot be tested."""
+def random_weights(module: Any, seed: int, *arguments: Any, dtype: Any = np.float32) -> Any:
+    """Weights as after training, without compiling an initialisation: fresh heads are nearly zero, and what multiplies zero cannot be tested."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: x + jnp.asarray(size * rng.normal(size=x.shape) / np.sqrt(x.shape[0]), x.dtype), weights)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *arguments)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) / np.sqrt(max(np.prod(x.shape[:-1]), 4)), dtype), shapes)
 
 
 def lifted_albedo(seed: int = 0, side: int = SIDE) -> LiftedAlbedo:
@@ -34,15 +35,14 @@ def lifted_albedo(seed: int = 0, side: int = SIDE) -> LiftedAlbedo:
     basis = np.linalg.qr(basis.T)[0].T.astype(np.float32)
     sigma = (0.8 * 0.8 ** np.arange(RANK)).astype(np.float32)
     scales = LiftScales(jnp.asarray(sigma), jnp.asarray(np.diag(np.linspace(1, 0.2, RANK)), jnp.float32))
-    keys = jax.random.split(jax.random.key(seed))
-    decoder, encoder = LiftDecoder(RANK, 8, 2), LiftEncoder(CODES, 8, 2)
-    weights = stirred(jax.jit(decoder.init)(keys[0], jnp.zeros(CODES), scales), seed)
+    weights = random_weights(LiftDecoder(RANK, 8, 2), seed, jnp.zeros(CODES), scales)
+    encoder = jax.tree.map(lambda x: 1e-2 * x, random_weights(LiftEncoder(CODES, 8, 2), seed + 1, jnp.zeros(RANK), scales))
     return LiftedAlbedo(
         mean=jnp.full((SIDE * SIDE, 3), 0.6),
         basis=jnp.asarray(basis),
         scales=scales,
         weights=weights,
-        encoder=jax.jit(encoder.init)(keys[1], jnp.zeros(RANK), scales),
+        encoder=encoder,
         texel_weight=jnp.ones(SIDE * SIDE),
         whitening=jnp.eye(RANK),
         code_length=CODES,
@@ -58,7 +58,7 @@ def lifted_model(linear: Any, seed: int = 0) -> NonlinearModel:
     """A lift of the toy basis's identities, and of a tiny albedo."""
     rank = N_IDENTITY
     scales = LiftScales(jnp.asarray(0.9 ** np.arange(rank), jnp.float32), jnp.asarray(0.7 * np.eye(rank), jnp.float32))
-    weights = stirred(jax.jit(LiftDecoder(rank, 8, 2).init)(jax.random.key(seed), jnp.zeros(CODES), scales), seed + 1)
+    weights = random_weights(LiftDecoder(rank, 8, 2), seed + 1, jnp.zeros(CODES), scales)
     to_modes = np.concatenate([np.eye(N_IDENTITY), np.linspace(0.5, 0, N_IDENTITY)[:, None]], 1).astype(np.float32)
     network = {"weights": weights, "scales": scales, "to_modes": jnp.asarray(to_modes), "code_length": CODES, "hidden": 8, "depth": 2}
     return nonlinear_model(extended_shape(linear, **network), lifted_albedo(seed, 32))
@@ -66,10 +66,9 @@ def lifted_model(linear: Any, seed: int = 0) -> NonlinearModel:
 
 def conv_model(linear: Any, seed: int = 0) -> NonlinearModel:
     """The global-local network over the toy basis, shape and albedo."""
+    code = jnp.zeros((1, CODES))
+    weights = [random_weights(GlobalLocalDecoder(32, 32, REGIONS, **TINY), seed + k, code) for k in (0, 2)]
     settings = {**TINY, "height": 32, "width": 32, "code_length": CODES}
-    shape = conv_shape(linear, jax.random.key(seed), REGIONS, scale=0.004, **settings)
-    shape = shape.__class__(**{n: getattr(shape, n) for n in shape.__dataclass_fields__} | {"weights": stirred(shape.weights, seed)})
-    module = GlobalLocalDecoder(32, 32, REGIONS, **TINY)
-    weights = stirred(jax.jit(module.init)(jax.random.key(seed + 5), jnp.zeros((1, CODES))), seed + 2)
-    albedo = ConvAlbedo(jnp.full((32, 32, 3), 0.6), jnp.float32(0.2), weights, code_length=CODES, regions=REGIONS, size=32, **TINY)
+    shape = conv_shape(linear, weights[0], REGIONS, scale=0.004, **settings)
+    albedo = ConvAlbedo(jnp.full((32, 32, 3), 0.6), jnp.float32(0.2), weights[1], code_length=CODES, regions=REGIONS, size=32, **TINY)
     return nonlinear_model(shape, albedo)

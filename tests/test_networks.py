@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from nonlinear_scenes import REGIONS, TINY, stirred
+from nonlinear_scenes import REGIONS, TINY, random_weights
 
 from fitjax.errors import FitjaxError
 from fitjax.networks.conv import GlobalLocalDecoder, ResizeConv, part_regions
@@ -16,7 +16,7 @@ from fitjax.networks.lift import LiftDecoder, LiftScales
 def test_folded_up_convolution_is_resize_then_convolution():
     layer = ResizeConv(5)
     x = jax.random.normal(jax.random.key(0), (2, 6, 7, 3))
-    weights = stirred(layer.init(jax.random.key(1), x), 0)
+    weights = random_weights(layer, 0, x)
     enlarged = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
     order = ("NHWC", "HWIO", "NHWC")
     kernel, bias = weights["params"]["kernel"], weights["params"]["bias"]
@@ -28,7 +28,7 @@ def test_local_paths_reach_their_boxes_alone():
     """Of the map behind the last blending convolution, a local path changes its box and the one texel around that the blend reaches."""
     module = GlobalLocalDecoder(32, 32, REGIONS, **TINY)
     code = jnp.ones((1, 4))
-    weights = stirred(jax.jit(module.init)(jax.random.key(0), code), 1)
+    weights = random_weights(module, 1, code)
     run = jax.jit(module.apply)
     full, proxy = run(weights, code)
     assert full.shape == proxy.shape == (1, 32, 32, 3) and float(jnp.abs(full - proxy).max()) > 1e-3
@@ -65,7 +65,7 @@ def test_without_its_gate_the_lift_is_principal_components():
     scales = LiftScales(sigma, jnp.asarray(np.random.default_rng(0).normal(size=(7, 7)), jnp.float32))
     decoder = LiftDecoder(7, 8, 2)
     code = jax.random.normal(jax.random.key(2), (3, 4))
-    weights = stirred(decoder.init(jax.random.key(1), code, scales), 3)
+    weights = random_weights(decoder, 3, code, scales)
     full, proxy = decoder.apply(weights, code, scales, 0.0)
     expected = np.pad(np.asarray(code * sigma[:4]), ((0, 0), (0, 3)))
     np.testing.assert_allclose(full, expected, atol=1e-6)
@@ -84,13 +84,12 @@ def test_gradients_against_finite_differences(kind):
             scales = LiftScales(jnp.asarray(0.9 ** np.arange(7)), jnp.asarray(rng.normal(size=(7, 7))))
             module = LiftDecoder(7, 6, 2)
             run = lambda w, z: module.apply(w, z[None], scales)  # noqa: E731
-            weights = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4)), scales)
+            weights = random_weights(module, 5, jnp.zeros((1, 4)), scales, dtype=np.float64)
         else:
-            network = GlobalLocalDecoder(32, 32, REGIONS, **TINY)
+            network = GlobalLocalDecoder(32, 32, REGIONS[:1], **TINY)
             run = lambda w, z: network.apply(w, z[None])  # noqa: E731
-            weights = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 4)))
-        weights = stirred(jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), weights), 5)
-        mixing = [jnp.asarray(rng.normal(size=x.shape)) for x in run(weights, jnp.zeros(4))]
+            weights = random_weights(network, 5, jnp.zeros((1, 4)), dtype=np.float64)
+        mixing = [jnp.asarray(rng.normal(size=x.shape)) for x in jax.eval_shape(run, weights, jnp.zeros(4))]
         score = jax.jit(lambda w, z: sum(jnp.sum(m * x) for m, x in zip(mixing, run(w, z))))
         z = jnp.asarray(rng.normal(size=4))
         direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), (weights, z))

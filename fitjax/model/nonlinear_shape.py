@@ -193,13 +193,18 @@ def uv_gather(uv: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.n
 
 
 def conv_shape(
-    model: LinearModel, key: Array, regions: tuple[Region, ...], *, scale: float = 0.02, **settings: Any
+    model: LinearModel, weights: Any, regions: tuple[Region, ...], *, scale: float = 0.02, **settings: Any
 ) -> ConvShape:
-    """An untrained convolutional shape model over a linear one's mean, UVs and expressions."""
+    """A convolutional shape model over a linear one's mean, UVs and expressions.
+
+    Args:
+        weights: of the network; None for fresh ones (seed 0), to train. scale: metres per unit of its map. settings: fields of :class:`ConvShape`.
+    """
     modes = model.modes[model.n_identity :]
     base = ConvShape(**fields_of(model, "modes", "sampled"), modes=modes, sampled={}, regions=regions, **settings)
     corner, weight = uv_gather(vertex_uvs(model), base.height, base.width)
-    weights = jax.jit(base.module.init)(key, jnp.zeros((1, base.code_length), model.mean.dtype))
+    if weights is None:
+        weights = jax.jit(base.module.init)(jax.random.key(0), jnp.zeros((1, base.code_length), model.mean.dtype))
     fields = fields_of(base, "weights", "scale", "corner", "corner_weight")
     dtype = model.mean.dtype
     shape = ConvShape(
