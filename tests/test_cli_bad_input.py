@@ -229,7 +229,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, capsys, astronaut_path, monkeypatc
 
 def test_a_mistake_of_ours_is_one_line_too(tmp_path, capsys, astronaut_path, monkeypatch):
     monkeypatch.delenv("FITJAX_DEBUG", raising=False)
-    monkeypatch.setattr("fitjax.cli.jobs.read_photo", lambda path: 1 / 0)
+    monkeypatch.setattr("fitjax.cli.reading.read_photo", lambda path: 1 / 0)
     line = fit_fails(capsys, tmp_path / "out", astronaut_path, code=2)
     assert "internal error: ZeroDivisionError" in line and "FITJAX_DEBUG" in line
 

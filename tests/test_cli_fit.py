@@ -61,7 +61,7 @@ def test_all_faces(tmp_path, capsys, two_faces):
     assert main(["fit", str(two_faces), "--all-faces", *MESH, "-o", str(tmp_path)]) == 0
     captured = capsys.readouterr()
     assert captured.err == "" and "2 of 2 fitted" in captured.out
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["pair_face1", "pair_face2"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.jsonl", "pair_face1", "pair_face2"]
     for name in ("pair_face1", "pair_face2"):
         assert {p.name for p in (tmp_path / name).iterdir()} == MESH_FILES
     # Largest first; the smaller one is the same picture at 0.6 of the size.
@@ -105,7 +105,7 @@ def test_folder_with_one_bad_photo(tmp_path, capsys, astronaut_path):
     # The path is printed whole and on a line of its own, the table stays within 80 columns.
     assert str(folder) in captured.out.splitlines()
     assert max(len(line) for line in captured.out.splitlines() if line[:1] in "┏┃┡│└") <= 80
-    assert [p.name for p in (tmp_path / "out").iterdir()] == [folder.name]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [folder.name, "manifest.jsonl"]
 
 
 def test_own_landmarks_and_continuing(tmp_path, capsys, astronaut_path):
@@ -170,7 +170,7 @@ def test_names_that_collide(tmp_path, capsys, astronaut_path):
         (tmp_path / name).write_bytes(data)
     inputs = [str(tmp_path / n) for n in ("one/face.png", "two/face.png", "two/face.jpg")]
     assert main(["fit", *inputs, *MESH, "-o", str(tmp_path / "out"), "--batch-size", "3", "--level", "0"]) == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["face_jpg", "face_png", "face_png_2"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["face_jpg", "face_png", "face_png_2", "manifest.jsonl"]
     capsys.readouterr()
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import fitjax as fj
-from fitjax.cli.jobs import read_mask
 from fitjax.cli.label_maps import face_mask, find_labels, observe_labels, read_labels, read_table
+from fitjax.cli.reading import read_mask
 from fitjax.image.photo import photo_from_array
 from fitjax.observation.part_tables import PARTS
 

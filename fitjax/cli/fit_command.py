@@ -2,60 +2,54 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import numpy as np
 
 from fitjax.cli.compile_time import compile_seconds, start_measuring
-from fitjax.cli.jobs import Job, find_photos, make_jobs, output_names
+from fitjax.cli.fit_setup import (
+    BATCH_OF_LANDMARKS,
+    BATCH_OF_PHOTOS,
+    Recipe,
+    check_options,
+    has_packed_landmarks,
+    load_model,
+    load_start,
+    output_folder,
+    progress_bar,
+)
+from fitjax.cli.inputs import find_photos, output_names
+from fitjax.cli.jobs import Job, Making
 from fitjax.cli.label_maps import read_table
 from fitjax.cli.main import OK, SOME_FAILED, Fit
-from fitjax.cli.summary import Row, fitted_row, print_summary
-from fitjax.detect import Detector, FaceMeshDetector, TasksDetector, default_detector
-from fitjax.errors import FitjaxError, ParamsError
+from fitjax.cli.manifest import PACK, Ledger, WritingThread, configuration_hash
+from fitjax.cli.packed_landmarks import packed_jobs, read_packed_landmarks
+from fitjax.cli.reading import Beside, Task, read_task
+from fitjax.cli.summary import Row, failed_row, fitted_row, known_row, manifest_row, print_summary
+from fitjax.cli.workers import DetectorChoice, default_workers, read_ahead
+from fitjax.errors import FitjaxError
 from fitjax.files.atomic import WriteError
-from fitjax.files.params import load_params
-from fitjax.files.result import write_result
-from fitjax.fit import Solution, default_losses, default_stages, fit_batch
+from fitjax.files.pack import PackWriter, Record, face_record
+from fitjax.files.result import shape_model, write_result
+from fitjax.fit import Solution, fit_batch, fit_shared
 from fitjax.fit.defaults import with_joints
-from fitjax.fit.photometric import Depth, photometric_losses, photometric_stages
-from fitjax.losses.core import Loss
-from fitjax.losses.parts import with_part_samples
-from fitjax.model.load import load_basis
-from fitjax.model.params import check_params
-from fitjax.model.textured import has_albedo, load_textured
 from fitjax.observation.observation import Observation, neutral_observation
-from fitjax.observation.part_tables import LabelTable
-from fitjax.solve.stages import Stage
 
 #: One compiled program serves every batch; a single photo is a batch of one.
 SINGLE = 1
 
-
-@dataclass(frozen=True)
-class _Recipe:
-    """How far to go, and how fast."""
-
-    until: Depth
-    fast: bool
-
-    @property
-    def pixels(self) -> bool:
-        return self.until != "landmarks"
-
-    def losses(self, observation: Observation, model: Any) -> dict[str, Loss]:
-        return photometric_losses(observation, model) if self.pixels else default_losses(observation)
-
-    def stages(self, observation: Observation) -> list[Stage]:
-        return photometric_stages(observation, self.until, self.fast) if self.pixels else default_stages(observation)
+#: After these nothing more can be written: what is left is left to another run.
+_NO_ROOM = {os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)}
 
 
 class _Clock:
@@ -73,6 +67,21 @@ class _Clock:
         return {**once, **job.timings, "solve": solve_seconds, "compile": compiling}
 
 
+@dataclass
+class _Run:
+    """What stays the same from batch to batch."""
+
+    options: Fit
+    model: Any
+    recipe: Recipe
+    start: Any
+    size: int
+    detector: str | None
+    clock: _Clock
+    config: str = ""
+    rows: list[Row] = field(default_factory=list)
+
+
 def run_fit(options: Fit, began: float | None = None) -> int:
     """Fit all inputs; 0 only if every face was fitted.
 
@@ -81,162 +90,193 @@ def run_fit(options: Fit, began: float | None = None) -> int:
     """
     start_measuring()
     clock = _Clock(time.perf_counter() if began is None else began)
-    _check(options)
-    photos = find_photos(options.inputs)
+    check_options(options)
+    packed = has_packed_landmarks(options)
+    photos = [] if packed else find_photos(options.inputs)
     for option, given in (("--landmarks", options.landmarks), ("--mask", options.mask), ("--labels", options.labels)):
         if given is not None and not given.is_dir() and len(photos) > 1:
             raise FitjaxError(f"{option} {given}: one file for {len(photos)} photos; give a folder of files")
     loading = time.perf_counter()
     table = None if options.labels is None else read_table(options.label_table)
-    model, until = _model(options)
+    model, until = load_model(options)
     if options.mask is not None and until == "landmarks":
         raise FitjaxError("--mask: landmarks read no pixels, and this fit stops after them; give --stages photometric or detail")
-    start = None if options.start is None else _load_start(options.start, model)
+    recipe = Recipe(until, options.fast)
+    start = None if options.start is None else load_start(options.start, model)
     clock.once["load_model"] = time.perf_counter() - loading
     single = len(photos) == 1 and not options.all_faces
-    size = SINGLE if single else options.batch_size
-    rows: list[Row] = []
+    default_size = BATCH_OF_LANDMARKS if packed else BATCH_OF_PHOTOS
+    size = SINGLE if single else options.batch_size or default_size
     with ExitStack() as stack:
-        stack.enter_context(_output_folder(options.out))
-        detector: Detector | None = None
-        if options.landmarks is None:
-            loading = time.perf_counter()
-            own = _detector(options)
-            stack.callback(own.close)
-            detector = own
+        stack.enter_context(output_folder(options.out))
+        choice = DetectorChoice(options.landmarks is None and not packed, options.face_mesh_model, options.all_faces)
+        loading = time.perf_counter()
+        detector = choice.make()
+        if detector is not None:
+            stack.callback(detector.close)
             clock.once["load_detector"] = time.perf_counter() - loading
-        progress = stack.enter_context(_progress(len(photos)))
-        task = progress.add_task("fitting", total=len(photos))
+        run = _Run(options, model, recipe, start, size, None if detector is None else detector.name, clock)
+        making = Making(None if options.pack else options.out, options.all_faces, options.camera, options.focal, recipe.pixels, table)
+        beside = Beside(options.landmarks, options.mask, options.labels)
+        if packed:
+            jobs: _Source = _PackedSource(options)
+        else:
+            workers = default_workers(len(photos)) if options.workers is None else options.workers
+            jobs = _PhotoSource(photos, making, beside, choice, detector, workers)
+        progress = stack.enter_context(progress_bar(len(jobs.names)))
+        task = progress.add_task("fitting", total=len(jobs.names))
 
-        def more_faces(extra: int) -> None:
-            progress.update(task, total=(progress.tasks[task].total or 0) + extra)
+        def advance(more: int = 0, by: int = 0) -> None:
+            progress.update(task, total=(progress.tasks[task].total or 0) + more, advance=by)
 
-        recipe = _Recipe(until, options.fast)
-        for batch in _batches(options, photos, detector, size, recipe.pixels, table, more_faces):
-            for row in _fit_batch(batch, size, model, recipe, start, options.out, detector, clock):
-                rows.append(row)
-                progress.advance(task)
-    print_summary(rows)
-    return OK if all(row.error is None for row in rows) else SOME_FAILED
+        if options.same_person:
+            _fit_person(run, jobs, advance)
+        elif single and not options.pack:
+            for batch in _batches(run, jobs, None, advance):
+                for job, result in _fit_batch(run, batch):
+                    run.rows.append(_finish(run, job, result)[0])
+        else:
+            _fit_many(run, jobs, advance)
+    print_summary(run.rows, options.out)
+    return OK if all(row.error is None for row in run.rows) else SOME_FAILED
 
 
-def _model(options: Fit) -> tuple[Any, Depth]:
-    """The model, with albedo where pixels are to be fitted, and the last stage.
+class _Source:
+    """Faces in a fixed order. ``names`` has the name of each photo's results."""
+
+    names: Sequence[str]
+
+    def faces(self, done: Callable[[str], str | None]) -> Iterator[tuple[str, list[Job] | None]]:
+        """The faces of one photo after the other; None where ``done`` knows its content."""
+        raise NotImplementedError
+
+
+@dataclass
+class _PackedSource(_Source):
+    options: Fit
+
+    def __post_init__(self) -> None:
+        self._files = [(path, read_packed_landmarks(path, self.options.landmark_set)) for path in self.options.inputs]
+        self.names = [name for _, given in self._files for name in given.names]
+        if len(set(self.names)) != len(self.names):
+            raise FitjaxError("inputs: two of the files name faces alike; fit them into different folders")
+
+    def faces(self, done: Callable[[str], str | None]) -> Iterator[tuple[str, list[Job] | None]]:
+        options = self.options
+        for path, given in self._files:
+            for job in packed_jobs(path, given, options.image_size, options.camera, options.focal):
+                yield job.owner, None if done(job.owner) == job.content else [job]
+
+
+@dataclass
+class _PhotoSource(_Source):
+    photos: list[Path]
+    making: Making
+    beside: Beside
+    choice: DetectorChoice
+    detector: Any
+    workers: int
+
+    def __post_init__(self) -> None:
+        self.names = output_names(self.photos)
+
+    def faces(self, done: Callable[[str], str | None]) -> Iterator[tuple[str, list[Job] | None]]:
+        refused: dict[str, Job] = {}
+
+        def tasks() -> Iterator[Task]:
+            for path, name in zip(self.photos, self.names):
+                task = Task(path, name, done(name))
+                bad = self.making.refuse(task)
+                if bad is not None:
+                    refused[name] = bad
+                else:
+                    yield task
+
+        def read() -> Iterator[Any]:
+            if self.workers:
+                yield from read_ahead(tasks(), self.beside, self.choice, self.workers)
+            else:
+                yield from (read_task(task, self.beside, self.detector) for task in tasks())
+
+        reads = read()
+        following = next(reads, None)
+        for name in self.names:
+            if following is not None and following.task.name == name:
+                yield name, None if following.done else list(self.making.jobs(following))
+                following = next(reads, None)
+            else:
+                yield name, [refused[name]]
+
+
+def _batches(run: _Run, jobs: _Source, ledger: Ledger | None, advance: Callable[..., None]) -> Iterator[list[Job]]:
+    """Jobs in input order, as many at a time as a batch holds; a failed photo keeps its slot, one that is done takes none."""
+    pending: list[Job] = []
+    for name, faces in jobs.faces(ledger.done if ledger is not None else lambda _: None):
+        if faces is None:
+            assert ledger is not None
+            known = [known_row(row, run.options.out) for row in ledger.rows(name)]
+            run.rows.extend(known)
+            advance(len(known) - 1, len(known))
+            continue
+        advance(len(faces) - 1)
+        pending.extend(faces)
+        while len(pending) >= run.size:
+            yield pending[: run.size]
+            advance(by=run.size)
+            pending = pending[run.size :]
+    if pending:
+        yield pending
+        advance(by=len(pending))
+
+
+def _fit_many(run: _Run, jobs: _Source, advance: Callable[..., None]) -> None:
+    """All faces that have no result yet, and the manifest.
 
     Raises:
-        BasisError: no such model, or pixels are asked of one that has no albedo.
+        WriteError: there is no room for more; what was done stays.
     """
-    textured = has_albedo(options.model)
-    until: Depth = options.stages or ("detail" if textured else "landmarks")
-    load = load_basis if until == "landmarks" else load_textured
-    model: Any = load(options.model, int(options.level))
-    return (model if options.labels is None else with_part_samples(model)), until
-
-
-def _check(options: Fit) -> None:
-    if options.batch_size < 1:
-        raise FitjaxError(f"--batch-size: expected at least 1, found {options.batch_size}")
-    if options.focal is not None and not 0 < options.focal < float("inf"):
-        raise FitjaxError(f"--focal: expected positive pixels, found {options.focal}")
-    if options.landmarks is not None and options.all_faces:
-        raise FitjaxError("--landmarks and --all-faces: a landmark file describes one face; give one of the two")
-
-
-def _detector(options: Fit) -> FaceMeshDetector | TasksDetector:
-    own = default_detector(options.face_mesh_model)
-    # Who asks for every face of a group wants the small ones beside a large one too; looking in tiles takes a second.
-    return FaceMeshDetector(thorough=True) if options.all_faces and isinstance(own, FaceMeshDetector) else own
+    options = run.options
+    run.config = configuration_hash(options, run.model, run.recipe.until, run.detector)
+    with ledger_of(run, options) as ledger:
+        pack = None
+        if options.pack:
+            shape = shape_model(run.model)
+            facts = {"config": run.config, "model": shape.name, "basis_sha256": shape.basis_sha256, "level": shape.level, "camera": options.camera}
+            pack = PackWriter(options.out / PACK, facts, ledger.last_place())
+        done = 0
+        try:
+            with WritingThread(ledger, pack) as writing:
+                for batch in _batches(run, jobs, ledger, advance):
+                    told: list[tuple[dict[str, Any], Record | None]] = []
+                    try:
+                        for job, result in _fit_batch(run, batch):
+                            row, record = _finish(run, job, result)
+                            run.rows.append(row)
+                            told.append((manifest_row(job, row, result, run.config, record is not None), record))
+                    finally:  # what is written is told, whatever stops the rest of the batch
+                        writing.put([t[0] for t in told], [t[1] for t in told])
+                    done += len(told)
+        except WriteError as error:
+            raise FitjaxError(f"{error}; {done} faces of this run were done before, and the same command goes on from there") from None
+        ledger.finish(jobs.names)
+    place = {name: i for i, name in enumerate(jobs.names)}
+    run.rows.sort(key=lambda row: place[row.owner])
 
 
 @contextmanager
-def _output_folder(out: Path) -> Iterator[None]:
-    """Make OUT before anything is fitted, and leave none behind that stayed empty."""
-    missing = [p for p in (out, *out.parents) if not p.exists()]
+def ledger_of(run: _Run, options: Fit) -> Iterator[Ledger]:
+    """The manifest of OUT, closed at the end."""
+    ledger = Ledger(options.out, run.config, options.pack, options.again)
+    if ledger.damaged:
+        print(f"fitjax: warning: the manifest has {ledger.damaged} damaged lines; their faces are fitted again", file=sys.stderr)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise WriteError(out, "a file of that name exists") from None
-    except OSError as error:
-        raise WriteError(out, error.strerror or type(error).__name__) from None
-    try:
-        yield
+        yield ledger
     finally:
-        for folder in missing:
-            try:
-                folder.rmdir()
-            except OSError:  # it holds results
-                break
+        ledger.close()
 
 
-def _load_start(path: Path, model: Any) -> dict[str, Any]:
-    """Saved parameters that match the model.
-
-    Raises:
-        ParamsError: they belong to another model, or are damaged.
-    """
-    params, facts = load_params(path)
-    try:
-        check_params(params, model.init())
-    except ParamsError as error:
-        raise ParamsError(f"--start {path}: {error} (saved with model {facts.get('model', 'unknown')!r})") from None
-    return params
-
-
-def _progress(count: int) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # A bar for one photo is noise; and in a log file it is litter.
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=count < 2 or not console.is_terminal)
-
-
-def _batches(
-    options: Fit,
-    photos: list[Path],
-    detector: Detector | None,
-    size: int,
-    pixels: bool,
-    table: LabelTable | None,
-    more_faces: Callable[[int], None],
-) -> Iterator[list[Job]]:
-    """Jobs in input order, ``size`` at a time; a failed photo keeps its slot."""
-    pending: list[Job] = []
-    for path, name in zip(photos, output_names(photos)):
-        jobs = list(
-            make_jobs(
-                path,
-                name,
-                out=options.out,
-                detector=detector,
-                landmarks=options.landmarks,
-                all_faces=options.all_faces,
-                camera_kind=options.camera,
-                focal=options.focal,
-                pixels=pixels,
-                mask=options.mask,
-                labels=options.labels,
-                table=table,
-            )
-        )
-        more_faces(len(jobs) - 1)
-        pending.extend(jobs)
-        while len(pending) >= size:
-            yield pending[:size]
-            pending = pending[size:]
-    if pending:
-        yield pending
-
-
-def _fit_batch(
-    batch: list[Job],
-    size: int,
-    model: Any,
-    recipe: _Recipe,
-    start: Any,
-    out: Path,
-    detector: Detector | None,
-    clock: _Clock,
-) -> Iterator[Row]:
-    """Fit one batch of fixed size, write its results, and give its rows in order."""
+def _fit_batch(run: _Run, batch: list[Job]) -> Iterator[tuple[Job, tuple[Solution, float] | str]]:
+    """Fit one batch of fixed size; each face's solution with the seconds it took, or why there is none, in order."""
     # Landmark files may hold different sets; each kind of observation is one batch of the same fixed size.
     kinds: dict[Any, list[int]] = {}
     for slot, job in enumerate(batch):
@@ -248,29 +288,30 @@ def _fit_batch(
         assert template is not None
         used: dict[int, Observation | None] = {i: batch[i].observation for i in slots}
         # Made only where a slot is free: its dozen tiny programs cost a single photo 50 ms.
-        neutral = neutral_observation(template) if len(used) < size else template
-        observations = [used.get(i) or neutral for i in range(size)]
+        neutral = neutral_observation(template) if len(used) < run.size else template
+        observations = [used.get(i) or neutral for i in range(run.size)]
         began = time.perf_counter()
         try:
             solutions = fit_batch(
                 observations,
-                model=model,
-                losses=recipe.losses(template, model),
-                stages=with_joints(recipe.stages(template), model),
-                start=_repeat(start, size),
+                model=run.model,
+                losses=run.recipe.losses(template, run.model),
+                stages=with_joints(run.recipe.stages(template), run.model),
+                start=_repeat(run.start, run.size),
             )
         except FitjaxError as error:
             solved.update({i: f"{batch[i].source}: {error}" for i in slots})
             continue
-        seconds = (time.perf_counter() - began - compile_seconds(began)) / size
+        seconds = (time.perf_counter() - began - compile_seconds(began)) / run.size
         solved.update({i: (solutions[i], seconds) for i in slots})
     for slot, job in enumerate(batch):
-        result = job.error or solved[slot]
-        yield Row(job.name, result) if isinstance(result, str) else _finish(job, *result, out, detector, clock)
+        yield job, job.error or solved[slot]
 
 
 def _kind(observation: Observation) -> Any:
-    return tuple(sorted(observation.landmarks)), observation.camera.kind
+    """What decides the losses and the compiled program: faces of another kind must not change a face's fit."""
+    sets = [(name, bool(np.any(np.asarray(seen.depth_valid)))) for name, seen in sorted(observation.landmarks.items())]
+    return tuple(sets), observation.camera.kind, observation.image is None, observation.parts is None
 
 
 def _repeat(start: Any, size: int) -> Any:
@@ -281,19 +322,57 @@ def _repeat(start: Any, size: int) -> Any:
     return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (size, *jnp.shape(x))), codes)
 
 
-def _finish(job: Job, solution: Solution, seconds: float, out: Path, detector: Detector | None, clock: _Clock) -> Row:
-    """Write the folder of a fitted face."""
+def _fit_person(run: _Run, jobs: _Source, advance: Callable[..., None]) -> None:
+    """All photos in one solve: one identity, and expression, pose and light of each."""
+    if run.start is not None:
+        raise FitjaxError("--start: belongs to one photo, and --same-person fits several; leave it out")
+    every = [job for batch in _batches(run, jobs, None, advance) for job in batch]
+    good = [job for job in every if job.observation is not None]
+    results: dict[int, tuple[Solution, float] | str] = {id(job): job.error or "" for job in every}
+    observations = [job.observation for job in good if job.observation is not None]
+    if len({_kind(o) for o in observations}) > 1:
+        raise FitjaxError("--same-person: the photos have different sets of landmarks; give them all the same")
+    if observations:
+        first, began = observations[0], time.perf_counter()
+        losses, stages = run.recipe.losses(first, run.model), with_joints(run.recipe.stages(first), run.model)
+        solutions = fit_shared(observations, model=run.model, losses=losses, stages=stages)
+        seconds = (time.perf_counter() - began - compile_seconds(began)) / len(good)
+        results |= {id(job): (solution, seconds) for job, solution in zip(good, solutions)}
+    run.rows.extend(_finish(run, job, results[id(job)])[0] for job in every)
+
+
+def _finish(run: _Run, job: Job, result: tuple[Solution, float] | str) -> tuple[Row, Record | None]:
+    """Write the folder of a fitted face, or make its arrays for the pack.
+
+    Raises:
+        WriteError: the disk has no room for any more.
+    """
     photo, job.photo = job.photo, None  # the pixels are not needed after this
-    assert photo is not None
+    if isinstance(result, str):
+        return failed_row(job, result), None
+    solution, seconds = result
     if not solution.ok:
-        return Row(job.name, f"{job.source}: not fitted: {solution.reason}; check the landmarks or the photo")
+        return failed_row(job, f"{job.source}: not fitted: {solution.reason}; check the landmarks or the photo"), None
     warnings = list(job.warnings)
     if not solution.reliable:
         warnings.append(f"{job.source}: not reliable: {'; '.join(solution.unreliable_because)}")
     solution = solution.with_warnings(*warnings)
+    if run.options.pack:
+        return fitted_row(job, None, solution, seconds), _record(solution, job)
+    assert photo is not None
+    folder = run.options.out / job.name
     try:
-        name = None if detector is None else detector.name
-        write_result(out / job.name, solution, photo, lambda: clock.timings(job, seconds), name)
+        write_result(folder, solution, photo, lambda: run.clock.timings(job, seconds), run.detector)
     except FitjaxError as error:
-        return Row(job.name, f"{job.source}: {error}")
-    return fitted_row(job.name, out / job.name, solution, seconds)
+        if isinstance(error, WriteError) and error.reason in _NO_ROOM and run.config:
+            raise
+        job.content = None  # another run may find a place for it
+        return failed_row(job, f"{job.source}: {error}"), None
+    return fitted_row(job, folder, solution, seconds), None
+
+
+def _record(solution: Solution, job: Job) -> Record:
+    observation = solution.observation
+    camera = {"focal": observation.camera.focal, "centre": observation.camera.centre}
+    seen = {k: {"points": v.points, "confidence": v.confidence, "valid": v.valid} for k, v in observation.landmarks.items()}
+    return face_record(solution.params, camera, seen, job.size)

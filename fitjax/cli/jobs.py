@@ -1,4 +1,4 @@
-"""From the command line's inputs to a list of faces to fit: files, output names, detection.
+"""From a photo that was read to the faces to fit.
 
 What is wrong with one photo is an entry of the list, not an exception: the others are fitted.
 """
@@ -10,26 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from fitjax.cli.beside import file_of
-from fitjax.cli.label_maps import face_mask, find_labels, observe_labels, read_labels
-from fitjax.detect import Detector, detect_faces
-from fitjax.errors import FitjaxError, ImageError, LandmarkError
+from fitjax.cli.label_maps import face_mask, observe_labels
+from fitjax.cli.reading import ReadPhoto, Task
+from fitjax.errors import FitjaxError
 from fitjax.files.result import check_result_folder
 from fitjax.geometry.camera import CameraKind
-from fitjax.image.photo import Photo, read_photo
-from fitjax.landmark_files import read_landmarks
+from fitjax.image.photo import Photo
 from fitjax.observation.crop import with_image
 from fitjax.observation.observation import Observation
 from fitjax.observation.observe import observe_detected, observe_landmarks, photo_camera
 from fitjax.observation.part_tables import LabelTable
-
-PHOTO_ENDINGS = (
-    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".jp2", ".avif", ".tga", ".mpo"),
-)
-LANDMARK_ENDINGS = (".pts", ".npy", ".json")
 
 
 @dataclass
@@ -37,161 +27,98 @@ class Job:
     """One face to fit, or one photo that failed.
 
     Attributes:
-        source: the photo's path. name: folder name of the result.
-        observation, photo: set unless ``error`` says why not.
+        source: the photo's path. name: folder name of the result. owner: name of the photo's results, the same for all its faces.
+        face, faces: which of how many of the photo. content: hash of the photo's files; None: not to be recognised again.
+        observation: set unless ``error`` says why not; so is ``photo``, or of landmarks without one ``size``, (width, height) in pixels.
     """
 
-    source: Path
+    source: str | Path
     name: str
     photo: Photo | None = None
     observation: Observation | None = None
     error: str | None = None
     warnings: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
+    owner: str = ""
+    face: int = 0
+    faces: int = 1
+    content: str | None = None
+    size: tuple[int, int] = (0, 0)
+    photo_sha256: str | None = None
 
 
-def find_photos(inputs: list[Path]) -> list[Path]:
-    """Photos in the order given; folders contribute their photos sorted by name.
+@dataclass(frozen=True)
+class Making:
+    """How photos become faces to fit.
 
-    Raises:
-        ImageError: nothing was given, or a folder holds no photo. A missing file is left to its own job.
+    Attributes:
+        out: folder of the results; None where they go into a pack. pixels: observations get a crop of the photo. table: of label maps.
     """
-    photos: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            inside = _photos_inside(path)
-            if not inside:
-                raise ImageError(
-                    f"{path}: the folder holds no photo; expected files ending in {', '.join(PHOTO_ENDINGS)}; name another"
-                )
-            photos.extend(inside)
+
+    out: Path | None
+    all_faces: bool = False
+    camera_kind: CameraKind = "perspective"
+    focal: float | None = None
+    pixels: bool = False
+    table: LabelTable | None = None
+
+    def refuse(self, task: Task) -> Job | None:
+        """A failed job where the result could not be written, before anything is read."""
+        if self.out is None or self.all_faces:
+            return None
+        try:
+            check_result_folder(self.out / task.name)
+        except FitjaxError as error:
+            return Job(task.path, task.name, error=str(error), owner=task.name)
+        return None
+
+    def jobs(self, read: ReadPhoto) -> Iterator[Job]:
+        """The faces of one photo; exactly one failed job if it cannot be used."""
+        task, photo = read.task, read.photo
+        if read.error is not None:
+            yield Job(task.path, task.name, error=read.error, timings=read.timings, owner=task.name, content=read.content)
+            return
+        assert photo is not None
+        began = time.perf_counter()
+        try:
+            observations = self._observe(read, photo)
+        except FitjaxError as error:
+            yield Job(task.path, task.name, error=str(error), timings=read.timings, owner=task.name, content=read.content)
+            return
+        others = 0 if self.all_faces else len(observations) - 1
+        observations = observations if self.all_faces else observations[:1]
+        names = [f"{task.name}_face{i + 1}" if self.all_faces else task.name for i in range(len(observations))]
+        if self.all_faces and self.out is not None:
+            try:
+                for name in names:
+                    check_result_folder(self.out / name)
+            except FitjaxError as error:
+                yield Job(task.path, task.name, error=str(error), timings=read.timings, owner=task.name)
+                return
+        warnings = photo.warnings
+        if others > 0:
+            warnings = (*warnings, f"{task.path}: {others + 1} faces found, the largest is fitted; --all-faces fits each")
+        timings = {**read.timings, "detect": read.timings["detect"] + time.perf_counter() - began}
+        count, size = len(observations), (photo.width, photo.height)
+        for i, (name, observation) in enumerate(zip(names, observations)):
+            yield Job(task.path, name, photo, observation, None, warnings, timings, task.name, i, count, read.content, size, photo.sha256)
+
+    def _observe(self, read: ReadPhoto, photo: Photo) -> list[Observation]:
+        camera = photo_camera(photo, focal_px=self.focal, kind=self.camera_kind)
+        if read.landmarks is not None:
+            given, file = read.landmarks
+            observations = [observe_landmarks(photo, given, camera, str(file))]
         else:
-            photos.append(path)
-    if not photos:
-        raise ImageError("inputs: expected at least one photo or folder; see fitjax fit --help")
-    return photos
-
-
-def _photos_inside(folder: Path) -> list[Path]:
-    """Hidden files are left out: macOS leaves ``._photo.jpg`` beside each photo on foreign disks."""
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise ImageError(f"{folder}: the folder cannot be read ({error.strerror}); check its permissions") from None
-    return [p for p in entries if p.suffix.lower() in PHOTO_ENDINGS and not p.name.startswith(".") and p.is_file()]
-
-
-def output_names(photos: list[Path]) -> list[str]:
-    """A folder name per photo: its stem, with the ending or a number added where two photos share it."""
-    names: list[str] = []
-    taken: set[str] = set()
-    stems = [p.stem.casefold() for p in photos]
-    for path, stem in zip(photos, stems):
-        name = path.stem or "photo"
-        if stems.count(stem) > 1:
-            name = f"{name}_{path.suffix.lstrip('.').lower()}"
-        candidate, number = name, 2
-        # Some file systems ignore case, so the comparison does too.
-        while candidate.casefold() in taken:
-            candidate, number = f"{name}_{number}", number + 1
-        taken.add(candidate.casefold())
-        names.append(candidate)
-    return names
-
-
-def find_landmarks(photo: Path, landmarks: Path) -> Path:
-    """The landmark file of a photo: the file itself, or the one of the photo's stem in a folder.
-
-    Raises:
-        LandmarkError: the folder has none.
-    """
-    found = file_of(photo, landmarks, LANDMARK_ENDINGS)
-    if found is None:
-        raise LandmarkError(f"{landmarks}: no landmarks for {photo.name}; expected {photo.stem}.pts, .npy or .json")
-    return found
-
-
-def find_mask(photo: Path, mask: Path) -> Path:
-    """The mask of a photo: the file itself, or <stem>.png in a folder.
-
-    Raises:
-        ImageError: the folder has none.
-    """
-    found = file_of(photo, mask, (".png",))
-    if found is None:
-        raise ImageError(f"{mask}: no mask for {photo.name}; expected {photo.stem}.png")
-    return found
-
-
-def read_mask(path: Path, photo: Photo) -> np.ndarray:
-    """(height, width) 0 to 1, the mean of the picture's channels.
-
-    Raises:
-        ImageError: no such picture, or one of another size than the photo.
-    """
-    picture = read_photo(path)
-    if (picture.width, picture.height) != (photo.width, photo.height):
-        raise ImageError(
-            f"{path}: expected a mask of the photo's size {photo.width} × {photo.height}, found {picture.width} × {picture.height}"
-        )
-    return picture.rgb.mean(-1, dtype=np.float32) / 255
-
-
-def make_jobs(
-    path: Path,
-    name: str,
-    *,
-    out: Path,
-    detector: Detector | None,
-    landmarks: Path | None,
-    all_faces: bool,
-    camera_kind: CameraKind,
-    focal: float | None,
-    pixels: bool = False,
-    mask: Path | None = None,
-    labels: Path | None = None,
-    table: LabelTable | None = None,
-) -> Iterator[Job]:
-    """The faces of one photo; exactly one failed job if it cannot be used, or its result could not be written.
-
-    Args:
-        pixels: observations get a crop of the photo. mask: picture, or folder of pictures, of what of the photo shows the face.
-        labels: label map of a face parser, or folder of maps, with its table.
-    """
-    began = time.perf_counter()
-    try:
-        if not all_faces:
-            check_result_folder(out / name)
-        photo = read_photo(path)
-        read = time.perf_counter()
-        camera = photo_camera(photo, focal_px=focal, kind=camera_kind)
-        if landmarks is not None:
-            file = find_landmarks(path, landmarks)
-            observations = [observe_landmarks(photo, read_landmarks(file), camera, str(file))]
-        else:
-            observations = [observe_detected(photo, face, camera) for face in detect_faces(photo, detector)]
-        if all_faces:
-            for i in range(len(observations)):
-                check_result_folder(out / f"{name}_face{i + 1}")
-        else:
-            others, observations = len(observations) - 1, observations[:1]
+            observations = [observe_detected(photo, face, camera) for face in read.faces]
+        used = len(observations) if self.all_faces else 1  # the others are only counted
         shown = None
-        if labels is not None and table is not None:
-            found = find_labels(path, labels)
-            label_map = read_labels(found)
-            observations = [observe_labels(o, photo, label_map, table, found) for o in observations]
-            shown = face_mask(label_map, table, photo) if pixels else None
-        if mask is not None:  # drawn by hand: it comes before a parser's
-            shown = read_mask(find_mask(path, mask), photo)
-        if pixels:
-            observations = [with_image(o, photo, mask=shown) for o in observations]
-        timings = {"read": read - began, "detect": time.perf_counter() - read}
-    except FitjaxError as error:
-        yield Job(path, name, error=str(error), timings={"read": time.perf_counter() - began})
-        return
-    warnings = photo.warnings
-    if not all_faces and others > 0:
-        warnings = (*warnings, f"{path}: {others + 1} faces found, the largest is fitted; --all-faces fits each")
-    for i, observation in enumerate(observations):
-        label = f"{name}_face{i + 1}" if all_faces else name
-        yield Job(path, label, photo, observation, None, warnings, timings)
+        for i in range(used):
+            observation = observations[i]
+            if read.labels is not None and self.table is not None:
+                label_map, found = read.labels
+                observation = observe_labels(observation, photo, label_map, self.table, found)
+                shown = face_mask(label_map, self.table, photo) if self.pixels else None
+            if read.mask is not None:  # drawn by hand: it comes before a parser's
+                shown = read.mask
+            observations[i] = with_image(observation, photo, mask=shown) if self.pixels else observation
+        return observations

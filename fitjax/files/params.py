@@ -16,14 +16,19 @@ from fitjax.files.atomic import atomic_write_bytes
 FORMAT = "fitjax-params/1"
 
 
-def _flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+def flatten_params(params: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested arrays by their joined names, such as ``pose/rotation``.
+
+    Raises:
+        ParamsError: a key with '/', or a value that is not an array of numbers.
+    """
     flat: dict[str, np.ndarray] = {}
     for key, value in params.items():
         if not isinstance(key, str) or not key or "/" in key or key == "__metadata__":
             raise ParamsError(f"params: key {key!r} under {prefix or 'the top'!r}; expected a name without '/'")
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{name}/")
+            flat |= flatten_params(value, f"{name}/")
             continue
         array = np.asarray(value)
         if array.dtype.kind == "V":  # bfloat16, which NumPy does not know by itself
@@ -52,25 +57,25 @@ def save_params(path: str | os.PathLike, params: Mapping[str, Any], metadata: Ma
         text = json.dumps(dict(metadata or {}), sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ParamsError(f"params: metadata is not JSON ({error}); expected text, numbers, lists") from None
-    atomic_write_bytes(path, _sorted_header(save(_flatten(params), {"format": FORMAT, "metadata": text})))
+    atomic_write_bytes(path, sorted_header(save(flatten_params(params), {"format": FORMAT, "metadata": text})))
 
 
-def _header(data: bytes) -> tuple[dict[str, Any], int]:
+def safetensors_header(data: bytes) -> tuple[dict[str, Any], int]:
     """The JSON header of a whole safetensors file, and where the tensors begin."""
     end = 8 + int.from_bytes(data[:8], "little")
     return json.loads(data[8:end]), end
 
 
-def _sorted_header(data: bytes) -> bytes:
+def sorted_header(data: bytes) -> bytes:
     """The same file with sorted keys: safetensors writes metadata in random order, and equal fits should hash alike."""
-    header, end = _header(data)
+    header, end = safetensors_header(data)
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors stay aligned
     return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def _metadata(path: Path, data: bytes) -> dict[str, Any]:
-    found = _header(data)[0].get("__metadata__", {})  # `load` has checked the header by now
+    found = safetensors_header(data)[0].get("__metadata__", {})  # `load` has checked the header by now
     if found.get("format") != FORMAT:
         raise ParamsError(f"{path}: format {found.get('format')!r}; expected {FORMAT!r}, as this version writes")
     try:
@@ -98,15 +103,25 @@ def load_params(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ParamsError(f"{path}: not a whole safetensors file ({error}); write it again") from None
     metadata = _metadata(path, data)
-    params: dict[str, Any] = {}
     for name in sorted(flat):
         if flat[name].dtype.kind == "f" and not np.isfinite(flat[name]).all():
             raise ParamsError(f"{path}: {name} holds a value that is not finite; this fit failed")
+    return nested_params(flat, str(path)), metadata
+
+
+def nested_params(flat: Mapping[str, np.ndarray], what: str = "params") -> dict[str, Any]:
+    """Nested arrays from their joined names: the inverse of `flatten_params`.
+
+    Raises:
+        ParamsError: a name that lies under another one.
+    """
+    params: dict[str, Any] = {}
+    for name in sorted(flat):
         *folders, last = name.split("/")
         node = params
         for folder in folders:
             node = node.setdefault(folder, {})
             if not isinstance(node, dict):
-                raise ParamsError(f"{path}: {name} lies under a name that is an array itself")
+                raise ParamsError(f"{what}: {name} lies under a name that is an array itself")
         node[last] = flat[name]
-    return params, metadata
+    return params

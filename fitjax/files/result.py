@@ -261,6 +261,31 @@ def write_result(
         atomic_write_text(part / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def write_meshes(folder: str | os.PathLike[str], solution: Solution, image_size: tuple[int, int]) -> None:
+    """Write what of a result needs no photo: parameters, camera, meshes without texture, landmarks, report. All of it, or nothing.
+
+    Args:
+        image_size: (width, height) in pixels, for ``camera.json``.
+
+    Raises:
+        FitjaxError: the folder cannot be written or holds files that are not a result's.
+    """
+    model, prediction = shape_model(solution.model), solution.prediction
+    mesh = (np.asarray(model.triangles), np.asarray(model.uv), np.asarray(model.uv_triangles))
+    pose = solution.rotation, np.asarray(prediction.t_camera_head)
+    camera = camera_to_dict(np.asarray(prediction.camera.K), *pose, *image_size, prediction.camera.kind)
+    facts = {"model": model.name, "basis_sha256": model.basis_sha256, "fitjax": __version__, "status": solution.status.name.lower()}
+    posed = np.asarray(prediction.vertices_camera, np.float64) @ _OPENGL_FROM_OPENCV
+    with atomic_folder(folder, owned=RESULT_FILES) as part:
+        save_params(part / "params.safetensors", solution.params, facts)
+        write_camera_json(part / "camera.json", camera)
+        write_glb(part / "canonical.glb", np.asarray(prediction.face.vertices), *mesh)
+        write_glb(part / "posed.glb", posed, *mesh)
+        write_obj(part / "posed.obj", posed, *mesh)
+        atomic_write_text(part / "landmarks.json", json.dumps(landmark_table(solution)) + "\n")
+        atomic_write_text(part / "report.json", json.dumps(report(solution, None, {}, None), indent=2, allow_nan=False) + "\n")
+
+
 def _write_textured(
     part: Path, solution: Solution, photo: Photo, posed: np.ndarray, mesh: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> tuple[TexturedResult, dict[str, Any]]:
