@@ -19,6 +19,7 @@ from fitjax.cli.basis_command import Basis
 from fitjax.cli.convert_options import Export
 from fitjax.cli.eval_command import Eval
 from fitjax.cli.pack_options import Unpack
+from fitjax.cli.synth_command import Synth, run_synth
 from fitjax.cli.train_command import Train, run_train
 from fitjax.errors import FitjaxError
 from fitjax.version import __version__
@@ -94,7 +95,7 @@ class Info:
 
 #: Subcommands by name.
 COMMANDS: dict[str, Any] = {
-    **{"fit": Fit, "demo": Demo, "basis": Basis, "annotate": Annotate, "train": Train},
+    **{"fit": Fit, "demo": Demo, "basis": Basis, "annotate": Annotate, "train": Train, "synth": Synth},
     **{"export": Export, "unpack": Unpack, "eval": Eval, "info": Info},
 }
 
@@ -121,7 +122,7 @@ def configure_jax() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _run(command: Fit | Demo | Basis | Annotate | Train | Export | Unpack | Eval | Info, began: float) -> int:
+def _run(command: Fit | Demo | Basis | Annotate | Train | Synth | Export | Unpack | Eval | Info, began: float) -> int:
     configure_jax()
     if isinstance(command, Fit):
         from fitjax.cli.fit_command import run_fit
@@ -149,6 +150,8 @@ def _run(command: Fit | Demo | Basis | Annotate | Train | Export | Unpack | Eval
         return run_annotate(command)
     if isinstance(command, Train):
         return run_train(command)
+    if isinstance(command, Synth):
+        return run_synth(command)
     if isinstance(command, Eval):
         from fitjax.cli.eval_command import run_eval
 
@@ -171,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fitjax {__version__}")
         return OK
     try:
-        command: Fit | Demo | Basis | Annotate | Train | Export | Unpack | Eval | Info = tyro.extras.subcommand_cli_from_dict(
+        command: Fit | Demo | Basis | Annotate | Train | Synth | Export | Unpack | Eval | Info = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="fitjax",
             description="Fit 3-D face models to photographs.",
