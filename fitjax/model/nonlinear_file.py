@@ -26,8 +26,8 @@ from fitjax.networks.lift import LiftScales
 
 SHIPPED = "nonlinear.safetensors"
 
-#: Rounding of a component's unit on a face, sRGB: 400 of them add noise of 0.2 / 255.
-STEP = 0.05 / 255
+#: Rounding of a component's unit on a face, sRGB: 400 of them add noise of less than 0.1 / 255; 0.05 cost a tenth of the accuracy at 160 codes.
+STEP = 0.02 / 255
 
 
 def flatten_weights(weights: Any, prefix: str) -> dict[str, np.ndarray]:
