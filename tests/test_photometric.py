@@ -9,6 +9,7 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 from scenes import scene
+from scipy import ndimage
 from toy import toy_basis
 
 import fitjax as fj
@@ -144,17 +145,38 @@ def test_occluders_lose_their_weight(toy):
 def test_what_hides_half_of_the_face_is_not_skin(skin, share):
     """Fair, medium, dark and warmly lit skin beside grey and beside noise, of which no median says which is which."""
     rng = np.random.default_rng(8)
-    pixel = jnp.arange(SIZE * SIZE)
     hidden = np.arange(SIZE) < share * SIZE
     for other in (np.full((SIZE, SIZE, 3), 0.2), rng.random((SIZE, SIZE, 3))):
         light = np.linspace(0.3, 1.2, SIZE)[:, None, None]
         colour = np.where(hidden[None, :, None], other, light * np.array(skin) * (1 + 0.05 * rng.normal(size=(SIZE, SIZE, 1))))
         weight = jnp.ones(SIZE * SIZE, jnp.float32)
-        found = skin_colour(lambda x: x.reshape(SIZE, SIZE), weight, jnp.asarray(colour.reshape(-1, 3), jnp.float32), pixel)
+        red, green, blue = np.log(ndimage.uniform_filter(colour, (9, 9, 0)) + 1e-3).reshape(-1, 3).T
+        found = skin_colour(weight, jnp.asarray(np.stack([red - green, blue - green], -1), jnp.float32))
         found = np.asarray(found).reshape(SIZE, SIZE)
         edge = int(share * SIZE)
         assert found[:, edge + 5 :].min() > 0.8
         assert np.quantile(found[:, : edge - 5], 0.95) < 0.3
+
+
+def test_residual_maps_leave_what_has_another_colour_alone(toy):
+    """A good third of the face tinted, in a photo so grainy that the residual's size does not give it away."""
+    truth, observation = pictured(toy, 4)
+    frozen = frozen_at(toy, truth, observation)
+    prediction = predict(toy, truth, observation, frozen)
+    grain = 1 + 0.3 * np.random.default_rng(4).normal(size=(SIZE, SIZE, 1))
+    photo = jnp.maximum(observation.image * jnp.asarray(grain, jnp.float32), 0)
+    row = np.asarray(frozen.face.pixel) // SIZE
+    plain = np.asarray(trust_pixels(prediction, replace(observation, image=photo)).detail_weight)
+    face = np.asarray(frozen.face.used) & (np.asarray(frozen.face.detailed) > 0.9)
+    edge = int(np.quantile(row[face], 0.3))
+    hidden = jnp.arange(SIZE) < edge
+    covered = replace(observation, image=jnp.where(hidden[:, None, None], photo * jnp.array([0.6, 1.0, 1.9]), photo))
+    found = np.asarray(trust_pixels(prediction, covered).detail_weight)
+    clear = face & (plain > 0.5)
+    above, below = clear & (row < edge - 3), clear & (row > edge + 6)
+    assert above.sum() > 10 and below.sum() > 10
+    assert np.quantile(found[above], 0.9) < 0.2
+    assert np.median(found[below] / plain[below]) > 0.9
 
 
 @pytest.mark.parametrize(("noise", "ratio"), [(0.01, 4.0), (0.03, 2.0), (0.02, 1.0)])

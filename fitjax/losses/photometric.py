@@ -7,13 +7,12 @@ rather than what is in front of it (:func:`trust_pixels`, frozen per outer step)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from fitjax.errors import FitjaxError
 from fitjax.geometry.rotation import safe_normalise
@@ -56,6 +55,13 @@ _LEAST_OTHER = 0.4
 
 #: Saturation of the skin found (as above) from which on its colour says something, and all: pale skin in cold light is as grey as anything.
 _TELLING = (0.5, 0.9)
+
+#: The same two for residual maps: half of a face is not a feature.
+_AMID_FACE = (0.55, 0.75)
+
+#: Distance in log chromaticity from the fitted face at which a window counts half, in medians; and the least median.
+_TOO_TINTED = 4.0
+_LEAST_TINT = 0.06
 
 #: Share of trusted skin around eyes and mouth below which something hides them, and above which nothing does.
 _HIDDEN = (0.2, 0.45)
@@ -183,13 +189,20 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     def picture(values: Array) -> Array:
         return jnp.zeros(height * width, values.dtype).at[face.pixel].add(values).reshape(height, width)
 
-    count = box_mean(picture(weight), _WINDOW)
-    mean = (box_mean(picture(weight * size), _WINDOW) / jnp.maximum(count, 1e-3)).reshape(-1)[face.pixel]
-    skin = _of_skin_colour(picture, weight, obs.image.reshape(-1, 3)[face.pixel], face.pixel)
+    count = jnp.maximum(box_mean(picture(weight), _WINDOW), 1e-3)
+
+    def averaged(values: Float[Array, "P"]) -> Float[Array, "P"]:
+        return (box_mean(picture(weight * values), _WINDOW) / count).reshape(-1)[face.pixel]
+
+    def chroma_around(colour: Float[Array, "P 3"]) -> Float[Array, "P 2"]:
+        red, green, blue = (jnp.log(averaged(jnp.maximum(c, 0)) + 1e-3) for c in colour.T)
+        return jnp.stack([red - green, blue - green], -1)
+
+    mean = averaged(size)
+    photographed = chroma_around(obs.image.reshape(-1, 3)[face.pixel])
+    skin = _of_skin_colour(weight, photographed)
     trusted = weight * skin > 0.5
-    ordered = jnp.sort(jnp.where(trusted, mean, jnp.inf))
-    middle = ordered[jnp.sum(trusted) // 2]
-    middle = jnp.where(jnp.isfinite(middle), middle, 1.0)
+    middle = _median(mean, trusted)
     # The residual's norm over three channels is √3 times one channel's. Below two per cent nothing is an occluder.
     spread = jnp.maximum(middle / np.sqrt(3), NOISE)
     too_much = _TOO_MUCH * jnp.maximum(middle, 0.02)
@@ -199,10 +212,14 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     around = box_mean(picture(weight), _SPOT).reshape(-1)[face.pixel]
     wide = box_mean(picture(weight * shown), _SPOT).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
     shown = jnp.maximum(shown, ramp(wide, *_AMID_SKIN))
-    # Residual maps come when the model is fitted to skin alone: what hides it then stands out, and oddly coloured skin (cold light, gloss) does not.
+    # Residual maps come when the model is fitted to skin alone: what hides it then stands out, by its colour even where it is as bright, and oddly
+    # coloured skin (cold light, gloss) does not.
+    tint = jnp.linalg.norm(photographed - chroma_around(face.colour) + 1e-9, axis=-1)
+    other = _TOO_TINTED * jnp.maximum(_median(tint, trusted), _LEAST_TINT)
+    fitting = fitting / (1 + (tint / other) ** 4)
     around = box_mean(picture(weight), _FEATURE).reshape(-1)[face.pixel]
     wide = box_mean(picture(weight * fitting), _FEATURE).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
-    painted = jnp.maximum(fitting, ramp(wide, *_AMID_SKIN))
+    painted = jnp.maximum(fitting, ramp(wide, *_AMID_FACE))
     # Of eyes and mouth the model knows too little to say that something hides them, unless the skin around them is hidden.
     seen = obs.image_valid.reshape(-1)[face.pixel] * face.covered
     inner = jnp.maximum(face.detailed - face.trusted, 0) * seen * jnp.where(around > 0.05, ramp(wide, *_HIDDEN), 1)
@@ -234,17 +251,17 @@ def beyond_noise(size: Float[Array, "H W"], image: Float[Array, "H W 3"], weight
     return jnp.maximum(1 - _NOISE_AND_MORE * (noise / jnp.maximum(size / _NORM, 1e-6)) ** 2, 0.01)
 
 
-def _of_skin_colour(
-    picture: Callable[[Array], Array], weight: Float[Array, "P"], colour: Float[Array, "P 3"], pixel: Int[Array, "P"]
-) -> Float[Array, "P"]:
-    """How far the mean colour around each pixel is that of the face's skin, whose chromaticity is found by mean shift from what skin may look like.
+def _median(values: Float[Array, "P"], chosen: Bool[Array, "P"]) -> Float[Array, ""]:
+    """Of the chosen values; 1 if there are none."""
+    found = jnp.sort(jnp.where(chosen, values, jnp.inf))[jnp.sum(chosen) // 2]
+    return jnp.where(jnp.isfinite(found), found, 1.0)
+
+
+def _of_skin_colour(weight: Float[Array, "P"], chroma: Float[Array, "P 2"]) -> Float[Array, "P"]:
+    """How far the mean chromaticity around each pixel is that of the face's skin, found by mean shift from what skin may look like.
 
     Brightness does not count: that is the light's. Nor does the fit: what hides half of the face would have its say in it.
     """
-    count = jnp.maximum(box_mean(picture(weight), _WINDOW), 1e-3)
-    around = jnp.stack([(box_mean(picture(weight * jnp.maximum(c, 0)), _WINDOW) / count).reshape(-1)[pixel] for c in colour.T], -1)
-    log = jnp.log(around + 1e-3)
-    chroma = jnp.stack([log[:, 0] - log[:, 1], log[:, 2] - log[:, 1]], -1)
     usual = np.array(_SKIN, np.float32)
     saturation = (usual / (usual @ usual)).astype(chroma.dtype)
     # Never zero: under a very cold light all skin is unusual, and then it is what most of the face shows that counts.
