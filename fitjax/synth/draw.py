@@ -139,7 +139,7 @@ def _background(key: Array, size: int) -> Array:
     noises = jnp.stack([smooth_noise(k[2 + i], size, cells, 3) for i, cells in enumerate((3, 7, 16))])
     mixed = jnp.tensordot(jax.random.dirichlet(k[5], jnp.full(3, 0.4)), noises, 1) ** 2
     grey = mixed.mean(-1, keepdims=True)
-    mixed = (grey + 0.4 * (mixed - grey)) * 2 * (0.3 + colours[1])
+    mixed = (grey + 0.25 * (mixed - grey)) * 2 * (0.3 + colours[1])
     kind = jax.random.randint(k[6], (), 0, 4)
     return jnp.where(kind == 0, colours[0], jnp.where(kind == 1, colours[0] + ramp * (colours[1] - colours[0]), mixed))
 
@@ -246,6 +246,9 @@ def draw(model: SynthModel, key: Array, settings: SynthSettings) -> Sample:
 
     kf = jax.random.split(k["file"], 5)
     exposed = picture * jnp.exp(0.25 * jax.random.normal(kf[0]))
+    # One in fifteen is black and white.
+    luminance = jnp.matmul(exposed, jnp.array([0.2126, 0.7152, 0.0722]))[..., None]
+    exposed = jnp.where(jax.random.uniform(jax.random.fold_in(kf[0], 1)) < 1 / 15, luminance, exposed)
     image = srgb_from_linear(jnp.clip(blur(exposed, 0.5 + (settings.blur - 0.5) * jax.random.uniform(kf[1]) ** 2), 0, 1))
     image = image + settings.noise * jax.random.uniform(kf[2]) ** 2 * jax.random.normal(kf[3], image.shape)
     quality = settings.quality + (96 - settings.quality) * jax.random.uniform(kf[4])

@@ -42,7 +42,7 @@ class SynthSettings:
     thing: float = static(default=0.2)
     expression: float = static(default=0.4)
     blur: float = static(default=1.6)
-    noise: float = static(default=0.04)
+    noise: float = static(default=0.03)
     quality: float = static(default=35.0)
 
 
