@@ -39,7 +39,8 @@ def test_the_wheel_holds_the_model(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "fitjax/data/embedded.safetensors" in names and "fitjax/py.typed" in names
     assert not [n for n in names if n.startswith(("tests/", "basis/", "benchmarks/"))]
-    assert wheel.stat().st_size < 8e6
+    # Face model and albedo 8 MB, nonlinear model up to 10, what starts a fit up to 2 so far.
+    assert wheel.stat().st_size < 20e6
     # The model alone has to stay small: it is in the history of the repository.
     assert (ROOT / "fitjax" / "data" / "embedded.safetensors").stat().st_size <= 5e6
 
