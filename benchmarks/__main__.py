@@ -29,6 +29,7 @@ BENCHMARKS = {
     "photometric_step": "benchmarks.photometric_step",
     "photometric_synthetic": "benchmarks.photometric_synthetic",
     "photometric_photos": "benchmarks.photometric_photos",
+    "initialiser": "benchmarks.initialiser",
 }
 GROUPS = {
     "accuracy": ("aflw", "photos"),

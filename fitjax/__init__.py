@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from fitjax.geometry.camera import Camera, camera_from_K, make_camera
     from fitjax.image.photo import Photo, photo_from_array, read_photo
+    from fitjax.initial.initialise import initialise
     from fitjax.landmark_files import read_landmarks
     from fitjax.losses import (
         Loss,
@@ -82,6 +83,7 @@ __all__ = [
     "fit",
     "fit_batch",
     "fit_shared",
+    "initialise",
     "landmark_depth",
     "landmark_distances",
     "landmarks",
@@ -113,6 +115,7 @@ _HOME = {
     "fitjax.fit": "Solution default_losses default_stages fit fit_batch fit_shared photometric_losses photometric_stages",
     "fitjax.geometry.camera": "Camera camera_from_K make_camera",
     "fitjax.image.photo": "Photo photo_from_array read_photo",
+    "fitjax.initial.initialise": "initialise",
     "fitjax.landmark_files": "read_landmarks",
     "fitjax.losses": "Loss Residuals expression_symmetry landmark_depth landmark_distances landmarks prior residual value",
     "fitjax.losses.parts": "part_reprojection with_part_samples",

@@ -43,7 +43,7 @@ from fitjax.files.pack import PackWriter, Record, face_record
 from fitjax.files.result import shape_model, write_result
 from fitjax.fit import Solution, fit_batch, fit_shared
 from fitjax.fit.defaults import with_joints
-from fitjax.observation.observation import Observation, neutral_observation
+from fitjax.observation.observation import Observation, neutral_observation, stack_observations
 
 #: One compiled program serves every batch; a single photo is a batch of one.
 SINGLE = 1
@@ -297,7 +297,7 @@ def _fit_batch(run: _Run, batch: list[Job]) -> Iterator[tuple[Job, tuple[Solutio
                 model=run.model,
                 losses=run.recipe.losses(template, run.model),
                 stages=with_joints(run.recipe.stages(template), run.model),
-                start=_repeat(run.start, run.size),
+                start=_start(run, observations),
             )
         except FitjaxError as error:
             solved.update({i: f"{batch[i].source}: {error}" for i in slots})
@@ -312,6 +312,16 @@ def _kind(observation: Observation) -> Any:
     """What decides the losses and the compiled program: faces of another kind must not change a face's fit."""
     sets = [(name, bool(np.any(np.asarray(seen.depth_valid)))) for name, seen in sorted(observation.landmarks.items())]
     return tuple(sets), observation.camera.kind, observation.image is None, observation.parts is None
+
+
+def _start(run: _Run, observations: list[Observation]) -> Any:
+    """Where each face starts, with a leading axis; None: at the mean face."""
+    if run.options.init == "closed_form":
+        return _repeat(run.start, run.size)
+    # Imported here: Flax takes a while, and most fits need no network.
+    from fitjax.initial.initialise import initialise
+
+    return initialise(stack_observations(observations), method=run.options.init, model=run.model)
 
 
 def _repeat(start: Any, size: int) -> Any:

@@ -70,6 +70,10 @@ def check_options(options: Fit) -> None:
         raise FitjaxError("--landmarks and --all-faces: a landmark file describes one face; give one of the two")
     if options.same_person and (options.all_faces or options.pack):
         raise FitjaxError("--same-person: goes neither with --all-faces nor with --pack; give it alone")
+    if options.init == "image_net":
+        raise FitjaxError("--init image_net: no image network comes with this version; give landmark_net, closed_form or auto")
+    if options.init != "closed_form" and (options.start is not None or options.same_person):
+        raise FitjaxError(f"--init {options.init}: goes neither with --start nor with --same-person; give one of them")
     if not has_packed_landmarks(options):
         return
     inputs = ", ".join(map(str, options.inputs))

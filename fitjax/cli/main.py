@@ -62,6 +62,9 @@ class Fit:
     """Focal length in pixels; default from EXIF, else 40 degrees along the longer side."""
     start: Path | None = None
     """params.safetensors of an earlier fit to start from."""
+    init: Literal["closed_form", "landmark_net", "image_net", "auto"] = "closed_form"
+    """Where else to start: the mean face (closed_form), or pose, shape and expression by a network from the landmarks (landmark_net; auto: where the
+    network knows the model). image_net does not exist yet."""
     batch_size: int | None = None
     """Faces per compiled batch when there are several photos; default 8, of landmarks without photos 64."""
     workers: int | None = None

@@ -14,12 +14,13 @@ from fitjax.errors import FitjaxError
 
 @dataclasses.dataclass
 class Train:
-    """Train a nonlinear face model on generated faces of the embedded basis. Run again with the same options, it goes on where it stopped."""
+    """Train on generated faces of the embedded basis: a nonlinear face model (decoder), or the network that starts fits (landmarks). Run again with
+    the same options, it goes on where it stopped."""
 
-    what: Annotated[Literal["decoder"], tyro.conf.Positional]
-    """What to train: decoder."""
+    what: Annotated[Literal["decoder", "landmarks"], tyro.conf.Positional]
+    """What to train: decoder or landmarks."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Folder for checkpoints, metrics.jsonl and, at the end, model.safetensors, which `fit --model` takes."""
+    """Folder for checkpoints, metrics.jsonl and, at the end, model.safetensors, which `fit --model` takes, or landmark_net.safetensors."""
     size: Literal["small", "full"] = "small"
     """small: minutes on two CPU cores; full: the settings of the model that comes with fitjax, an hour there."""
     steps: int | None = None
@@ -41,6 +42,8 @@ def run_train(options: Train) -> int:
         raise FitjaxError(f"--steps: expected at least 1, found {options.steps}")
     if options.out.exists() and not options.out.is_dir():
         raise FitjaxError(f"--out {options.out}: expected a folder, found a file; choose another place")
+    if options.what == "landmarks":
+        return _train_landmarks(options)
     settings = with_steps(PRESETS[options.size], options.steps, options.seed)
     began = time.perf_counter()
 
@@ -51,4 +54,21 @@ def run_train(options: Train) -> int:
 
     path = train_decoder(settings, options.out, progress=progress, say=lambda text: print(text, flush=True))
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): fitjax fit --model {path} photo.jpg" if path else "stopped")
+    return 0
+
+
+def _train_landmarks(options: Train) -> int:
+    from fitjax.initial.training import PRESETS, train_landmarks
+    from fitjax.pytree import replace
+
+    settings = PRESETS[options.size]
+    settings = replace(settings, steps=options.steps or settings.steps, seed=settings.seed if options.seed is None else options.seed)
+    began = time.perf_counter()
+
+    def progress(network: str, step: int, measured: dict[str, float]) -> None:
+        errors = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in measured.items())
+        print(f"{network} {step}/{settings.steps}: {errors} ({time.perf_counter() - began:.0f} s)", flush=True)
+
+    path = train_landmarks(settings, options.out, progress)
+    print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)" if path else "stopped")
     return 0

@@ -1,0 +1,1 @@
+"""Where a fit starts: closed form, or a network trained on projections of random faces."""
