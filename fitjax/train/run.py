@@ -40,6 +40,9 @@ Progress = Callable[[str, int, dict[str, float]], Any]
 #: Faces of the held-out seed, for metrics.
 _HELD_OUT = 256
 
+#: Least number of random identities: unlike faces they cost nothing, and few thousands are learned by heart.
+_IDENTITIES = 60_000
+
 
 @dataclass(frozen=True)
 class DecoderSettings:
@@ -207,7 +210,7 @@ def train_decoder(
     faces = make_faces(settings, folder, say)
     model = load_basis(EMBEDDED, 0, sample_sets=())
     if identities is None:
-        identities = random_identities(model.n_identity, settings.faces, settings.seed)
+        identities = random_identities(model.n_identity, max(settings.faces, _IDENTITIES), settings.seed)
     shapes = identity_components(model, *identities)
     if settings.shape.code_length > len(shapes.sigma):
         raise FitjaxError(f"train decoder: shape code of {settings.shape.code_length}: expected at most {len(shapes.sigma)}")
