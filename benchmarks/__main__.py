@@ -20,6 +20,7 @@ BENCHMARKS = {
     "aflw": "benchmarks.aflw_accuracy",
     "photos": "benchmarks.dev_photos",
     "startup": "benchmarks.startup",
+    "many_faces": "benchmarks.many_faces",
     "prdl_speed": "benchmarks.prdl_speed",
     "prdl_basin": "benchmarks.prdl_basin",
     "prdl_expressions": "benchmarks.prdl_expressions",

@@ -17,6 +17,7 @@ from PIL import Image
 import fitjax.cli.fit_command as command
 from fitjax.cli.inputs import find_photos, output_names
 from fitjax.cli.main import main
+from fitjax.cli.packed_landmarks import read_packed_landmarks
 from fitjax.errors import FitjaxError
 from fitjax.files.manifest import read_manifest
 from fitjax.files.pack import read_shard, shard_path
@@ -152,6 +153,7 @@ if module.endswith(".os"):
 else:
     m = importlib.import_module(module); m.{name} = killing(m.{name})
 from fitjax.cli.main import main
+from fitjax.cli.packed_landmarks import read_packed_landmarks
 main({_arguments(photos, out)!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
@@ -280,7 +282,7 @@ def test_unpacked_is_what_a_fit_writes(photos, whole, tmp_path, capsys):
 def test_files_of_landmarks_that_are_none(tmp_path, capsys, arrays, says):
     np.savez(tmp_path / "mine.npz", **arrays)
     with pytest.raises(FitjaxError, match=says):
-        command.read_packed_landmarks(tmp_path / "mine.npz")
+        read_packed_landmarks(tmp_path / "mine.npz")
 
 
 def test_options_that_do_not_go_together(landmarks, tmp_path, capsys):

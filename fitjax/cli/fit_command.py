@@ -6,10 +6,9 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,15 +27,15 @@ from fitjax.cli.fit_setup import (
     output_folder,
     progress_bar,
 )
-from fitjax.cli.inputs import find_photos, output_names
+from fitjax.cli.inputs import find_photos
 from fitjax.cli.jobs import Job, Making
 from fitjax.cli.label_maps import read_table
 from fitjax.cli.main import OK, SOME_FAILED, Fit
 from fitjax.cli.manifest import PACK, Ledger, WritingThread, configuration_hash
-from fitjax.cli.packed_landmarks import packed_jobs, read_packed_landmarks
-from fitjax.cli.reading import Beside, Task, read_task
+from fitjax.cli.reading import Beside
+from fitjax.cli.sources import PackedSource, PhotoSource, Source
 from fitjax.cli.summary import Row, failed_row, fitted_row, known_row, manifest_row, print_summary
-from fitjax.cli.workers import DetectorChoice, default_workers, read_ahead
+from fitjax.cli.workers import DetectorChoice, default_workers
 from fitjax.errors import FitjaxError
 from fitjax.files.atomic import WriteError
 from fitjax.files.pack import PackWriter, Record, face_record
@@ -119,10 +118,10 @@ def run_fit(options: Fit, began: float | None = None) -> int:
         making = Making(None if options.pack else options.out, options.all_faces, options.camera, options.focal, recipe.pixels, table)
         beside = Beside(options.landmarks, options.mask, options.labels)
         if packed:
-            jobs: _Source = _PackedSource(options)
+            jobs: Source = PackedSource(options)
         else:
             workers = default_workers(len(photos)) if options.workers is None else options.workers
-            jobs = _PhotoSource(photos, making, beside, choice, detector, workers)
+            jobs = PhotoSource(photos, making, beside, choice, detector, workers)
         progress = stack.enter_context(progress_bar(len(jobs.names)))
         task = progress.add_task("fitting", total=len(jobs.names))
 
@@ -141,74 +140,7 @@ def run_fit(options: Fit, began: float | None = None) -> int:
     return OK if all(row.error is None for row in run.rows) else SOME_FAILED
 
 
-class _Source:
-    """Faces in a fixed order. ``names`` has the name of each photo's results."""
-
-    names: Sequence[str]
-
-    def faces(self, done: Callable[[str], str | None]) -> Iterator[tuple[str, list[Job] | None]]:
-        """The faces of one photo after the other; None where ``done`` knows its content."""
-        raise NotImplementedError
-
-
-@dataclass
-class _PackedSource(_Source):
-    options: Fit
-
-    def __post_init__(self) -> None:
-        self._files = [(path, read_packed_landmarks(path, self.options.landmark_set)) for path in self.options.inputs]
-        self.names = [name for _, given in self._files for name in given.names]
-        if len(set(self.names)) != len(self.names):
-            raise FitjaxError("inputs: two of the files name faces alike; fit them into different folders")
-
-    def faces(self, done: Callable[[str], str | None]) -> Iterator[tuple[str, list[Job] | None]]:
-        options = self.options
-        for path, given in self._files:
-            for job in packed_jobs(path, given, options.image_size, options.camera, options.focal):
-                yield job.owner, None if done(job.owner) == job.content else [job]
-
-
-@dataclass
-class _PhotoSource(_Source):
-    photos: list[Path]
-    making: Making
-    beside: Beside
-    choice: DetectorChoice
-    detector: Any
-    workers: int
-
-    def __post_init__(self) -> None:
-        self.names = output_names(self.photos)
-
-    def faces(self, done: Callable[[str], str | None]) -> Iterator[tuple[str, list[Job] | None]]:
-        refused: dict[str, Job] = {}
-
-        def tasks() -> Iterator[Task]:
-            for path, name in zip(self.photos, self.names):
-                task = Task(path, name, done(name))
-                bad = self.making.refuse(task)
-                if bad is not None:
-                    refused[name] = bad
-                else:
-                    yield task
-
-        def read() -> Iterator[Any]:
-            if self.workers:
-                yield from read_ahead(tasks(), self.beside, self.choice, self.workers)
-            else:
-                yield from (read_task(task, self.beside, self.detector) for task in tasks())
-
-        reads = read()
-        following = next(reads, None)
-        for name in self.names:
-            if following is not None and following.task.name == name:
-                yield name, None if following.done else list(self.making.jobs(following))
-                following = next(reads, None)
-            else:
-                yield name, [refused[name]]
-
-
-def _batches(run: _Run, jobs: _Source, ledger: Ledger | None, advance: Callable[..., None]) -> Iterator[list[Job]]:
+def _batches(run: _Run, jobs: Source, ledger: Ledger | None, advance: Callable[..., None]) -> Iterator[list[Job]]:
     """Jobs in input order, as many at a time as a batch holds; a failed photo keeps its slot, one that is done takes none."""
     pending: list[Job] = []
     for name, faces in jobs.faces(ledger.done if ledger is not None else lambda _: None):
@@ -229,7 +161,7 @@ def _batches(run: _Run, jobs: _Source, ledger: Ledger | None, advance: Callable[
         advance(by=len(pending))
 
 
-def _fit_many(run: _Run, jobs: _Source, advance: Callable[..., None]) -> None:
+def _fit_many(run: _Run, jobs: Source, advance: Callable[..., None]) -> None:
     """All faces that have no result yet, and the manifest.
 
     Raises:
@@ -252,7 +184,7 @@ def _fit_many(run: _Run, jobs: _Source, advance: Callable[..., None]) -> None:
                         for job, result in _fit_batch(run, batch):
                             row, record = _finish(run, job, result)
                             run.rows.append(row)
-                            told.append((manifest_row(job, row, result, run.config, record is not None), record))
+                            told.append((manifest_row(job, row, result, run.config, run.detector, record is not None), record))
                     finally:  # what is written is told, whatever stops the rest of the batch
                         writing.put([t[0] for t in told], [t[1] for t in told])
                     done += len(told)
@@ -332,7 +264,7 @@ def _repeat(start: Any, size: int) -> Any:
     return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (size, *jnp.shape(x))), codes)
 
 
-def _fit_person(run: _Run, jobs: _Source, advance: Callable[..., None]) -> None:
+def _fit_person(run: _Run, jobs: Source, advance: Callable[..., None]) -> None:
     """All photos in one solve: one identity, and expression, pose and light of each."""
     if run.start is not None:
         raise FitjaxError("--start: belongs to one photo, and --same-person fits several; leave it out")

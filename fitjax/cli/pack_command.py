@@ -102,7 +102,7 @@ def write_face(folder: Path, record: Record, facts: Mapping[str, Any], row: Mapp
     if photo is None:
         write_meshes(folder, solution, tuple(int(x) for x in record["image_size"]))  # type: ignore[arg-type]
     else:
-        write_result(folder, solution, photo, dict(row.get("timings", {})), None)
+        write_result(folder, solution, photo, dict(row.get("timings", {})), row.get("detector"))
 
 
 def unpacked_solution(

@@ -56,7 +56,7 @@ def fitted_row(job: Job, folder: Path | None, solution: Solution, solve_seconds:
     )
 
 
-def manifest_row(job: Job, row: Row, result: Any, config: str, packed: bool) -> dict[str, Any]:
+def manifest_row(job: Job, row: Row, result: Any, config: str, detector: str | None, packed: bool) -> dict[str, Any]:
     """What the manifest says of a face."""
     shown: dict[str, Any] = {
         "name": row.name,
@@ -77,6 +77,7 @@ def manifest_row(job: Job, row: Row, result: Any, config: str, packed: bool) -> 
         "reliable": row.reliable,
         "residual_percent": _short(row.residual_percent),
         "yaw_degrees": _short(row.yaw_degrees),
+        "detector": detector,
         "losses": {k: _short(v) for k, v in solution.costs().items()},
         "losses_before": {k: _short(v) for k, v in solution.costs(before=True).items()},
         "steps": solution.steps,
