@@ -1,6 +1,7 @@
 """Downloads of the models that anyone may have: ICT-FaceKit (MIT) and GNM Head (Apache-2.0), file by file, with hashes.
 
-Hashes that were measured on the original files stand in ``fitjax/data/downloads.json``. Files without one there are trusted at first sight: their
+Hashes that were measured on the original files (ICT), or that several projects publish for the pinned revision (GNM), stand in
+``fitjax/data/downloads.json``. Files without one there are trusted at first sight: their
 hash is recorded beside them (``downloaded.json``), and a later download has to agree with it.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -73,13 +75,14 @@ def download(
             continue
         progress(f"{name} ({number + 1} of {len(names)})")
         data = _fetch(entry["base"] + name, opener)
+        # First what it is: of a web page under a model's name nobody wants to read a hash.
+        _check_kind(name, data, FileKind[entry["kind"]])
         found = hashlib.sha256(data).hexdigest()
         if expected is not None and found != expected:
             raise BasisError(
                 f"{entry['base']}{name}: expected sha256 {expected[:16]}…, found {found[:16]}…; the file has changed, nothing was written"
             )
         atomic_write_bytes(target, data)
-        _check_kind(target, entry["kind"])
         recorded[name] = found
         atomic_write_bytes(folder / RECORD, json.dumps(recorded, indent=1, sort_keys=True).encode())
     return folder / names[0] if len(names) == 1 else folder
@@ -126,11 +129,11 @@ def _fetch(url: str, opener: Opener) -> bytes:
         raise BasisError(f"{url}: the answer is damaged ({str(error)[:80]}); try again, or {by_hand}") from None
 
 
-def _check_kind(target: Path, expected: str) -> None:
+def _check_kind(name: str, data: bytes, expected: FileKind) -> None:
     """A page or a pointer under a model's name must not stay."""
-    found = sniff(target)
-    if found is not FileKind[expected]:
-        target.unlink()
-        raise BasisError(
-            f"{target.name}: expected {FileKind[expected]}, the server sent {found}; download it by hand and give it to `fitjax basis import`"
-        )
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / name
+        path.write_bytes(data)
+        found = sniff(path)
+    if found is not expected:
+        raise BasisError(f"{name}: expected {expected}, the server sent {found}; download it by hand and give it to `fitjax basis import`")
