@@ -32,7 +32,7 @@ from benchmarks.prdl_scenes import (
 )
 from benchmarks.report import Report, Table, Target
 from fitjax.evaluate.parts import SCORED, part_iou
-from fitjax.fit.defaults import PARTS_BESIDE_FEW, ROBUST_BESIDE_PARTS
+from fitjax.fit.defaults import ROBUST_BESIDE_PARTS
 from fitjax.model.params import Params
 from fitjax.observation.crop import CROP_SIDE
 from fitjax.observation.part_tables import PARTS
@@ -134,10 +134,9 @@ def landmarks_only() -> list[fj.Stage]:
     ]
 
 
-def parts_stages(few: bool = False, with_landmarks: float = 1.0, with_parts: float | None = None) -> list[fj.Stage]:
+def parts_stages(with_landmarks: float = 1.0, with_parts: float = 1.0) -> list[fj.Stage]:
     """Landmarks, then what a fit does with parts by default; factors on the two weights in the second stage are data."""
-    factor = (PARTS_BESIDE_FEW if few else 1.0) if with_parts is None else with_parts
-    weights = {"landmarks": np.float32(with_landmarks), "parts": np.float32(factor), "prior": np.float32(1)}
+    weights = {"landmarks": np.float32(with_landmarks), "parts": np.float32(with_parts), "prior": np.float32(1)}
     solver = fj.LevenbergMarquardt(max_steps=10, initial_damping=1e-3)
     return [*landmarks_only(), fj.Stage(EVERYTHING, solver, weights, name="parts", outer_steps=3, budget=True)]
 
@@ -148,14 +147,6 @@ Method = Callable[[fj.Observation, str], Params]
 def method(stages: list[fj.Stage], change: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> Method:
     """A fit with these stages and the losses as changed."""
     return lambda seen, name: solve(models()[0], seen, change(losses_of(name)), stages)
-
-
-def by_number(**options: Any) -> Callable[[str], list[fj.Stage]]:
-    return lambda name: parts_stages(name == "ibug68", **options)
-
-
-def stages_for(stages: Callable[[str], list[fj.Stage]], change: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> Method:
-    return lambda seen, name: method(stages(name), change)(seen, name)
 
 
 @jax.jit
@@ -171,14 +162,14 @@ def as_wide_as_the_noise(seen: fj.Observation, name: str) -> Params:
         found = np.asarray(_landmarks_of(model, method(landmarks_only())(seen, name), seen)[name])
         off = np.linalg.norm(found - np.asarray(seen.landmarks[name].points), axis=1) / float(seen.face_size)
         scale = max(scale, NOISE_WIDTH * float(np.median(off)))
-    return method(parts_stages(name == "ibug68"), lambda losses: robust(losses, scale))(seen, name)
+    return method(parts_stages(), lambda losses: robust(losses, scale))(seen, name)
 
 
 METHODS: dict[str, Method] = {
     "landmarks": method(landmarks_only()),
-    "parts": stages_for(by_number(with_landmarks=0)),
-    "both": stages_for(by_number()),
-    "both, robust landmarks (default)": stages_for(by_number(), lambda losses: robust(losses)),
+    "parts": method(parts_stages(with_landmarks=0)),
+    "both": method(parts_stages()),
+    "both, robust landmarks (default)": method(parts_stages(), lambda losses: robust(losses)),
     "both, kernel as wide as the noise": as_wide_as_the_noise,
 }
 SHOWN = "both, kernel as wide as the noise"

@@ -25,9 +25,6 @@ OTHER_PRIOR_WEIGHT = 5e-3
 #: Name of the default loss on facial parts.
 PARTS_LOSS = "parts"
 
-#: Factor on the weight of parts where the landmarks are few: 68 points say less about the face than a segmentation, each of their errors more.
-PARTS_BESIDE_FEW = 3.0
-
 #: Next to parts, a landmark this far off (face sizes) has lost three quarters of its say: landmarks of an open mouth or a closed eye are biased
 #: together, and the parts know better. Chosen among 0.01, 0.02 and 0.03 on synthetic faces (docs/parts.md).
 ROBUST_BESIDE_PARTS = 0.02
@@ -60,8 +57,7 @@ def default_losses(observation: Observation) -> dict[str, Loss]:
             name: loss.robust("geman_mcclure", ROBUST_BESIDE_PARTS) if is_reprojection(loss) else loss
             for name, loss in losses.items()
         }
-        few = not any(name in PRIOR_WEIGHT for name in observation.landmarks)
-        losses |= {PARTS_LOSS: (PARTS_BESIDE_FEW if few else 1.0) * part_reprojection(occlusion=True)}
+        losses |= {PARTS_LOSS: part_reprojection(occlusion=True)}
     return losses | {"prior": prior(weight)}
 
 
