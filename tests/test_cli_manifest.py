@@ -106,7 +106,7 @@ def test_what_is_done_is_not_done_again(photos, whole, capsys, fitted):
 
 def test_changed_photos_and_options_are_done_again(photos, tmp_path, capsys, fitted):
     names = [str(photos / "photos" / f"photo{i}.png") for i in (0, 1)]
-    arguments = ["fit", *names, "--landmarks", str(tmp_path / "marks"), "-o", str(tmp_path / "out"), *OPTIONS]
+    arguments = ["fit", *names, "--landmarks", str(tmp_path / "marks"), "--pack", "-o", str(tmp_path / "out"), *OPTIONS]
     (tmp_path / "marks").mkdir()
     for i in (0, 1):
         np.save(tmp_path / "marks" / f"photo{i}.npy", _points(i))
@@ -121,38 +121,28 @@ def test_changed_photos_and_options_are_done_again(photos, tmp_path, capsys, fit
     assert faces() == 1 and faces() == 0
     assert faces("--focal", "900") == 2 and faces("--focal", "900") == 0
     assert faces("--focal", "900", "--again") == 2
-    assert len(_rows(tmp_path / "out")) == 2
-    (tmp_path / "out" / "photo0" / "report.json").unlink()  # a result that somebody has damaged
-    assert faces("--focal", "900") == 1
+    assert len(_rows(tmp_path / "out")) == len(_faces(tmp_path / "out")) == 2
+    for shard in (tmp_path / "out" / "packed").iterdir():
+        shard.unlink()
+    assert faces("--focal", "900") == 2
     capsys.readouterr()
 
 
-@pytest.mark.parametrize(
-    ("hook", "when"), [("fitjax.files.result.write_camera_json", 3), ("fitjax.files.manifest.os.fsync", 2)], ids=["writing", "manifest"]
-)
-def test_killed_and_started_again(photos, whole, tmp_path, hook, when, capsys, fitted):
-    """kill -9, by the process itself at an exact place: inside a result's folder, before the manifest is flushed."""
+def test_killed_and_started_again(photos, whole, tmp_path, capsys, fitted):
+    """kill -9, by the process itself, while it writes the third folder."""
     out = tmp_path / "out"
-    module, name = hook.rsplit(".", 1)
     code = f"""
-import os, signal, sys, importlib
-import fitjax.files.result, fitjax.files.manifest, types
-module = {module!r}
-count = 0
-def killing(real):
-    def call(*a, **k):
-        global count
-        count += 1
-        if count == {when}:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*a, **k)
-    return call
-if module.endswith(".os"):
-    import fitjax.files.manifest as m
-    m.os = types.SimpleNamespace(**vars(os)); m.os.fsync = killing(os.fsync)
-else:
-    m = importlib.import_module(module); m.{name} = killing(m.{name})
+import os, signal
+import fitjax.files.result as result
 from fitjax.cli.main import main
+real, count = result.write_camera_json, 0
+def killing(*arguments):
+    global count
+    count += 1
+    if count == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*arguments)
+result.write_camera_json = killing
 from fitjax.cli.packed_landmarks import read_packed_landmarks
 main({_arguments(photos, out)!r})
 """
@@ -184,8 +174,13 @@ def test_a_full_disk_loses_nothing(photos, whole, tmp_path, capsys, monkeypatch,
         assert main(_arguments(photos, out)) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and "No space left" in lines[0] and "the same command goes on" in lines[0]
-    assert list(_rows(out)) == ["photo0"]
+    assert "1 faces of this run are done" in lines[0] and list(_rows(out)) == ["photo0"]
+    (out / "photo1").mkdir()
+    (out / "photo1" / "thesis.tex").write_text("mine")  # this is one photo's trouble, not the disk's
     fitted.clear()
+    assert main(_arguments(photos, out)) == 1
+    assert sum(fitted) == 2 and "thesis.tex" in _rows(out)["photo1"]["reason"]
+    (out / "photo1" / "thesis.tex").unlink()
     assert main(_arguments(photos, out)) == 1
     assert sum(fitted) == 3 and _results(out) == _results(whole)
     capsys.readouterr()
@@ -243,6 +238,30 @@ def test_a_pack_goes_on_from_any_manifest(packs, tmp_path, lines, fitted, capsys
     assert sum(fitted) == 9 - lines
     assert (out / "packed" / shard.name).read_bytes() == shard.read_bytes()
     assert list(_rows(out)) == [f"face{i}" for i in range(9)]
+    capsys.readouterr()
+
+
+def test_a_full_disk_under_a_pack(packs, tmp_path, capsys, monkeypatch):
+    """The thread that writes says so, and nothing that comes after it is written in its place."""
+    import fitjax.files.pack as files
+
+    out, real, count = tmp_path / "out", files.atomic_write_bytes, 0
+
+    def filling(path, data):
+        nonlocal count
+        count += 1
+        if count > 2:
+            raise command.WriteError(path, os.strerror(errno.ENOSPC))
+        real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "atomic_write_bytes", filling)
+        assert _pack(packs, "good.npz", out) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "No space left" in lines[0] and "4 faces of this run are done" in lines[0]
+    assert list(_faces(out)) == [f"face{i}" for i in range(4)]
+    assert _pack(packs, "good.npz", out) == 0
+    assert [p.read_bytes() for p in (out / "packed").iterdir()] == [p.read_bytes() for p in (packs / "good" / "packed").iterdir()]
     capsys.readouterr()
 
 

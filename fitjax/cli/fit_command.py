@@ -175,7 +175,6 @@ def _fit_many(run: _Run, jobs: Source, advance: Callable[..., None]) -> None:
             shape = shape_model(run.model)
             facts = {"config": run.config, "model": shape.name, "basis_sha256": shape.basis_sha256, "level": shape.level, "camera": options.camera}
             pack = PackWriter(options.out / PACK, facts, ledger.last_place())
-        done = 0
         try:
             with WritingThread(ledger, pack) as writing:
                 for batch in _batches(run, jobs, ledger, advance):
@@ -187,9 +186,8 @@ def _fit_many(run: _Run, jobs: Source, advance: Callable[..., None]) -> None:
                             told.append((manifest_row(job, row, result, run.config, run.detector, record is not None), record))
                     finally:  # what is written is told, whatever stops the rest of the batch
                         writing.put([t[0] for t in told], [t[1] for t in told])
-                    done += len(told)
         except WriteError as error:
-            raise FitjaxError(f"{error}; {done} faces of this run were done before, and the same command goes on from there") from None
+            raise FitjaxError(f"{error}; {ledger.added} faces of this run are done, and the same command goes on from there") from None
         ledger.finish(jobs.names)
     place = {name: i for i, name in enumerate(jobs.names)}
     run.rows.sort(key=lambda row: place[row.owner])

@@ -66,6 +66,7 @@ class Ledger:
             self._remember(row)
         self._writer = ManifestWriter(out / MANIFEST, whole)
         self._held: list[Row] = []
+        self.added = 0  # faces with a result
         self._shards: dict[int, bool] = {}
 
     def _remember(self, row: Row) -> None:
@@ -120,6 +121,7 @@ class Ledger:
         self._held.extend(rows)
         if self._writer.path.exists() or any(row["status"] != "failed" for row in rows):
             self._writer.append(self._held)
+            self.added += sum(row["status"] != "failed" for row in self._held)
             self._held = []
 
     def finish(self, photos: Iterable[str]) -> None:
