@@ -155,7 +155,7 @@ def test_pixels_of_a_model_without_albedo(tmp_path, capsys, astronaut_path):
     for stages in ("photometric", "detail"):
         assert main([*arguments, "--stages", stages]) == 2
         lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1 and "mine.safetensors" in lines[0] and "only 'embedded' has an albedo model" in lines[0]
+        assert len(lines) == 1 and "mine.safetensors" in lines[0] and "has no albedo, and no place on our texture" in lines[0]
     assert not (tmp_path / "out").exists()
     # By default such a model is fitted to landmarks.
     assert main(arguments) == 0

@@ -6,17 +6,18 @@ import dataclasses
 import hashlib
 import json
 import queue
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jaxlib
 
 from fitjax.cli.main import Fit
 from fitjax.files.atomic import clear_leftovers
-from fitjax.files.manifest import ManifestWriter, Row, read_manifest
+from fitjax.files.manifest import ManifestWriter, Row, manifest_line, read_manifest
 from fitjax.files.pack import PackWriter, Place, Record, shard_path
 from fitjax.version import __version__
 
@@ -47,6 +48,25 @@ def _by_content(value: Any) -> Any:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+class _Known(NamedTuple):
+    """What is kept of a row in memory: of a million faces, dictionaries would be gigabytes."""
+
+    content: Any
+    config: str
+    faces: Any
+    failed: bool
+    folder: str | None
+    place: Place | None
+    line: str
+
+    @classmethod
+    def of(cls, row: Row) -> _Known:
+        place = None if row.get("shard") is None else Place(int(row["shard"]), int(row["row"]))
+        folder = None if row.get("folder") is None else str(row["folder"])
+        failed = row.get("status") == "failed"
+        return cls(row.get("content"), sys.intern(str(row.get("config"))), row.get("faces"), failed, folder, place, manifest_line(row))
+
+
 class Ledger:
     """The manifest of a folder: which photos have their results already, and what is added.
 
@@ -61,7 +81,7 @@ class Ledger:
     def __init__(self, out: Path, config: str, packed: bool, again: bool = False) -> None:
         self.out, self.config, self._packed, self._again = out, config, packed, again
         rows, whole, self.damaged = read_manifest(out / MANIFEST)
-        self._photos: dict[str, dict[int, Row]] = {}
+        self._photos: dict[str, dict[int, _Known]] = {}
         for row in rows:
             self._remember(row)
         self._writer = ManifestWriter(out / MANIFEST, whole)
@@ -71,26 +91,27 @@ class Ledger:
 
     def _remember(self, row: Row) -> None:
         known = self._photos.setdefault(str(row.get("photo")), {})
-        other = next(iter(known.values()), row)
-        if (row.get("content"), row.get("config"), row.get("faces")) != (other.get("content"), other.get("config"), other.get("faces")):
+        new = _Known.of(row)
+        other = next(iter(known.values()), new)
+        if new[:3] != other[:3]:
             known.clear()
-        known[int(row.get("face", 0))] = row
+        known[int(row.get("face", 0))] = new
 
     def done(self, photo: str) -> str | None:
         """The content for which all faces of a photo have their results, of this configuration; None: it has to be done."""
         rows = self._photos.get(photo, {})
         first = next(iter(rows.values()), None)
-        if self._again or first is None or first.get("config") != self.config or not first.get("content"):
+        if self._again or first is None or first.config != self.config or not first.content:
             return None
-        whole = len(rows) == first.get("faces") and all(self._is_there(row) for row in rows.values())
-        return str(first["content"]) if whole else None
+        whole = len(rows) == first.faces and all(self._is_there(row) for row in rows.values())
+        return str(first.content) if whole else None
 
-    def _is_there(self, row: Row) -> bool:
-        if row.get("status") == "failed":
+    def _is_there(self, row: _Known) -> bool:
+        if row.failed:
             return True  # the same photo would fail again
         if self._packed:
-            return row.get("shard") is not None and self._has_shard(int(row["shard"]))
-        return row.get("folder") is not None and (self.out / str(row["folder"]) / "report.json").is_file()
+            return row.place is not None and self._has_shard(row.place.shard)
+        return row.folder is not None and (self.out / row.folder / "report.json").is_file()
 
     def _has_shard(self, number: int) -> bool:
         """Asked once per shard: a million faces lie in few."""
@@ -100,15 +121,14 @@ class Ledger:
 
     def rows(self, photo: str) -> list[Row]:
         """What the manifest says of a photo, by face."""
-        return [row for _, row in sorted(self._photos.get(photo, {}).items())]
+        return [json.loads(row.line) for _, row in sorted(self._photos.get(photo, {}).items())]
 
     def last_place(self) -> Place | None:
         """The last face of the pack that the manifest knows."""
-        places = [
-            (int(row["shard"]), int(row["row"])) for rows in self._photos.values() for row in rows.values() if row.get("shard") is not None
-        ]
-        there = [place for place in places if self._has_shard(place[0])]
-        return Place(*max(there)) if there else None
+        places = (row.place for rows in self._photos.values() for row in rows.values() if row.place is not None)
+        there = ((place.shard, place.row) for place in places if self._has_shard(place.shard))
+        last = max(there, default=None)
+        return None if last is None else Place(*last)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append rows; failures that come before anything is fitted wait, so that a run without any result leaves no file.
