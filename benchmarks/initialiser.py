@@ -82,7 +82,7 @@ def measure(model: Any, name: str, bin_: tuple[int, int], kind: str, count: int,
     def solve(start: Any) -> Any:
         return run_batch(model, observations, losses, stages, start, True)
 
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for method in (*METHODS, "truth"):
         start, seconds = (truth, 0.0) if method == "truth" else _timed(lambda m=method: fj.initialise(observations, model=model, method=m), 3)
         outcome, fit_seconds = _timed(lambda s=start: solve(s), 2 if method != "truth" else 1)
@@ -90,12 +90,15 @@ def measure(model: Any, name: str, bin_: tuple[int, int], kind: str, count: int,
         angle = [np.degrees(np.asarray(geodesic_angle(p["pose"]["rotation"], truth["pose"]["rotation"]))) for p in (start, outcome.params)]
         found[method] = {"history": history, "start_ms": 1e3 * seconds / count, "fit_ms": 1e3 * fit_seconds / count, "degrees": angle}
         found[method]["taken"] = np.asarray(outcome.reports[0].steps)
+    # A step costs the same wherever it started.
+    step_ms = min(f["fit_ms"] / float(f["taken"].mean()) for f in (found[m] for m in METHODS))
     lowest = np.min([np.nanmin(f["history"], 1) for f in found.values()], 0)
     for f in found.values():
         reached = [f["history"] <= level * lowest[:, None] for level in LEVELS]
         # One that never gets there has spent all its steps.
         f["steps"] = [np.where(r.any(1), r.argmax(1), f["history"].shape[1]) for r in reached]
         f["success"] = np.nanmin(f["history"], 1) <= SUCCESS * lowest
+        f["step_ms"] = step_ms
         f["start_ratio"] = f["history"][:, 0] / lowest
     return found
 
@@ -103,7 +106,7 @@ def measure(model: Any, name: str, bin_: tuple[int, int], kind: str, count: int,
 def run(quick: bool = False) -> Report:
     """The benchmark."""
     model = fj.load_basis(level=0, sample_sets=SETS)
-    count = 8 if quick else 100
+    count = 8 if quick else 40
     report = Report("initialiser", "Where a fit starts: closed form and landmark network")
     hardest: list[np.ndarray] = []
     totals: dict[str, list[list[np.ndarray]]] = {m: [[] for _ in LEVELS] for m in METHODS}
@@ -117,22 +120,22 @@ def run(quick: bool = False) -> Report:
                     f = found[method]
                     steps = [float(s.mean()) for s in f["steps"]]
                     rows.append([kind, f"{bin_[0]}-{bin_[1]}", method, float(np.median(f["start_ratio"])), *steps, float(f["taken"].mean())])
-                    rows[-1] += [f["start_ms"], f["fit_ms"], 100 * float(f["success"].mean()), *(float(np.median(d)) for d in f["degrees"])]
+                    rows[-1] += [f["start_ms"], f["step_ms"], 100 * float(f["success"].mean()), *(float(np.median(d)) for d in f["degrees"])]
                     for total, s in zip(totals[method], f["steps"]):
                         total.append(s)
                     # The closed form is part of the fit itself.
                     once = 0.0 if method == "closed_form" else f["start_ms"]
-                    times[method].append([once + x * f["fit_ms"] / float(f["taken"].mean()) for x in steps])
+                    times[method].append([once + x * f["step_ms"] for x in steps])
                 if bin_[0] == 60:
                     hardest.append(found["landmark_net"]["success"])
         columns = ["landmarks", "yaw", "start", "objective / lowest", *(f"steps to {x:g}" for x in LEVELS), "steps taken"]
-        columns += ["start, ms", "fit, ms", "success %", "pose of start °", "pose of fit °"]
+        columns += ["start, ms", "a step, ms", "success %", "pose of start °", "pose of fit °"]
         note = f"{count} faces a row; objective, pose: medians; steps: means. Steps to a multiple of the lowest objective that any start reached."
         report.tables.append(Table(name, columns, rows, note))
     for i, level in enumerate(LEVELS):
         closed, net = (float(np.concatenate(totals[m][i]).mean()) for m in METHODS)
         what = f"steps to {level:g} × the lowest objective: closed form ({closed:.2f}) over network ({net:.2f})"
-        report.targets.append(Target(what, 2.0, closed / max(net, 1e-2), "×", True))
+        report.targets.append(Target(what, 2.0, closed / max(net, 0.05), "×", True))
     for i, level in enumerate(LEVELS):
         closed, net = (float(np.mean(times[m], 0)[i]) for m in METHODS)
         what = f"time to {level:g} × the lowest objective: closed form ({closed:.1f} ms) over network ({net:.1f} ms, its own time included)"

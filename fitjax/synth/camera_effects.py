@@ -53,7 +53,19 @@ def quantise(image: Float[Array, "H W 3"], quality: Float[Array, ""]) -> Float[A
     return jnp.clip(jnp.matmul(back, jnp.asarray(np.linalg.inv(_YCC).T, image.dtype)) / 255, 0, 1)
 
 
+def _enlarge(cells: int, size: int) -> np.ndarray:
+    """(S, cells) weights of a smooth interpolation between the centres of cells."""
+    at = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
+    low = np.minimum(at.astype(int), cells - 2)
+    share = at - low
+    share = share**2 * (3 - 2 * share)
+    weights = np.zeros((size, cells), np.float32)
+    weights[np.arange(size), low], weights[np.arange(size), low + 1] = 1 - share, share
+    return weights
+
+
 def smooth_noise(key: Array, size: int, cells: int, channels: int) -> Float[Array, "S S C"]:
-    """Uniform noise on a coarse grid, enlarged smoothly."""
-    coarse = jax.random.uniform(key, (cells, cells, channels))
-    return jnp.clip(jax.image.resize(coarse, (size, size, channels), "cubic"), 0, 1)
+    """Uniform noise on a grid of ``cells`` (2 or more) to a side, enlarged smoothly."""
+    # Matrices, not jax.image.resize: a tenth of the time to compile.
+    weights = jnp.asarray(_enlarge(cells, size))
+    return jnp.einsum("ya,abc,xb->yxc", weights, jax.random.uniform(key, (cells, cells, channels)), weights)

@@ -137,7 +137,8 @@ def _background(key: Array, size: int) -> Array:
     at = occluders.grid(size) / size - 0.5
     ramp = jnp.clip(0.5 + at[..., 0] * jnp.cos(angle) + at[..., 1] * jnp.sin(angle), 0, 1)[..., None]
     noises = jnp.stack([smooth_noise(k[2 + i], size, cells, 3) for i, cells in enumerate((3, 7, 16))])
-    mixed = jnp.tensordot(jax.random.dirichlet(k[5], jnp.full(3, 0.4)), noises, 1) ** 2
+    share = jax.random.uniform(k[5], (3,)) ** 3
+    mixed = jnp.tensordot(share / share.sum(), noises, 1) ** 2
     grey = mixed.mean(-1, keepdims=True)
     mixed = (grey + 0.25 * (mixed - grey)) * 2 * (0.3 + colours[1])
     kind = jax.random.randint(k[6], (), 0, 4)
