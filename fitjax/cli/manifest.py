@@ -17,7 +17,7 @@ import jaxlib
 
 from fitjax.cli.main import Fit
 from fitjax.files.atomic import clear_leftovers
-from fitjax.files.manifest import ManifestWriter, Row, manifest_line, read_manifest
+from fitjax.files.manifest import ManifestWriter, Row, manifest_line, scan_manifest
 from fitjax.files.pack import PackWriter, Place, Record, shard_path
 from fitjax.version import __version__
 
@@ -60,11 +60,11 @@ class _Known(NamedTuple):
     line: str
 
     @classmethod
-    def of(cls, row: Row) -> _Known:
+    def of(cls, row: Row, line: str) -> _Known:
         place = None if row.get("shard") is None else Place(int(row["shard"]), int(row["row"]))
         folder = None if row.get("folder") is None else str(row["folder"])
         failed = row.get("status") == "failed"
-        return cls(row.get("content"), sys.intern(str(row.get("config"))), row.get("faces"), failed, folder, place, manifest_line(row))
+        return cls(row.get("content"), sys.intern(str(row.get("config"))), row.get("faces"), failed, folder, place, line)
 
 
 class Ledger:
@@ -80,18 +80,16 @@ class Ledger:
 
     def __init__(self, out: Path, config: str, packed: bool, again: bool = False) -> None:
         self.out, self.config, self._packed, self._again = out, config, packed, again
-        rows, whole, self.damaged = read_manifest(out / MANIFEST)
         self._photos: dict[str, dict[int, _Known]] = {}
-        for row in rows:
-            self._remember(row)
+        whole, self.damaged = scan_manifest(out / MANIFEST, self._remember)
         self._writer = ManifestWriter(out / MANIFEST, whole)
         self._held: list[Row] = []
         self.added = 0  # faces with a result
         self._shards: dict[int, bool] = {}
 
-    def _remember(self, row: Row) -> None:
+    def _remember(self, row: Row, line: str) -> None:
         known = self._photos.setdefault(str(row.get("photo")), {})
-        new = _Known.of(row)
+        new = _Known.of(row, line)
         other = next(iter(known.values()), new)
         if new[:3] != other[:3]:
             known.clear()
@@ -137,7 +135,7 @@ class Ledger:
             WriteError: they cannot be written.
         """
         for row in rows:
-            self._remember(row)
+            self._remember(row, manifest_line(row))
         self._held.extend(rows)
         if self._writer.path.exists() or any(row["status"] != "failed" for row in rows):
             self._writer.append(self._held)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +31,41 @@ def read_manifest(path: str | os.PathLike[str]) -> tuple[list[Row], int, int]:
     Raises:
         WriteError: it is there but cannot be read.
     """
-    path = Path(path)
+    rows: list[Row] = []
+    whole, damaged = scan_manifest(path, lambda row, _: rows.append(row))
+    return rows, whole, damaged
+
+
+def scan_manifest(path: str | os.PathLike[str], take: Callable[[Row, str], object]) -> tuple[int, int]:
+    """Give each row and its line to ``take``, so that the rows of a million faces need not be held at once.
+
+    Returns:
+        (whole, damaged), as `read_manifest` does.
+
+    Raises:
+        WriteError: it is there but cannot be read.
+    """
+    path, whole, damaged = Path(path), 0, 0
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                try:
+                    text = line.decode()
+                    row = json.loads(text)
+                except ValueError:  # also bytes that are no UTF-8
+                    row = None
+                if isinstance(row, dict):
+                    take(row, text)
+                else:
+                    damaged += 1
     except FileNotFoundError:
-        return [], 0, 0
+        return 0, 0
     except OSError as error:
         raise WriteError(path, f"the manifest cannot be read ({error.strerror})") from None
-    whole = data.rfind(b"\n") + 1
-    rows, damaged = [], 0
-    for line in data[:whole].splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:  # also bytes that are no UTF-8
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            damaged += 1
-    return rows, whole, damaged
+    return whole, damaged
 
 
 def manifest_line(row: Mapping[str, Any]) -> str:
