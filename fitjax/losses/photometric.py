@@ -56,12 +56,9 @@ _LEAST_OTHER = 0.4
 #: Saturation of the skin found (as above) from which on its colour says something, and all: pale skin in cold light is as grey as anything.
 _TELLING = (0.5, 0.9)
 
-#: The same two for residual maps: half of a face is not a feature.
-_AMID_FACE = (0.55, 0.75)
-
 #: Distance in log chromaticity from the fitted face at which a window counts half, in medians; and the least median.
-_TOO_TINTED = 4.0
-_LEAST_TINT = 0.06
+_TOO_TINTED = 6.0
+_LEAST_TINT = 0.08
 
 #: Share of trusted skin around eyes and mouth below which something hides them, and above which nothing does.
 _HIDDEN = (0.2, 0.45)
@@ -219,7 +216,7 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     fitting = fitting / (1 + (tint / other) ** 4)
     around = box_mean(picture(weight), _FEATURE).reshape(-1)[face.pixel]
     wide = box_mean(picture(weight * fitting), _FEATURE).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
-    painted = jnp.maximum(fitting, ramp(wide, *_AMID_FACE))
+    painted = jnp.maximum(fitting, ramp(wide, *_AMID_SKIN))
     # Of eyes and mouth the model knows too little to say that something hides them, unless the skin around them is hidden.
     seen = obs.image_valid.reshape(-1)[face.pixel] * face.covered
     inner = jnp.maximum(face.detailed - face.trusted, 0) * seen * jnp.where(around > 0.05, ramp(wide, *_HIDDEN), 1)
