@@ -19,7 +19,7 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile --nbmake tests notebooks
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbmake notebooks tests
 
 # The picture at the top of the README.
 picture: demo

@@ -170,7 +170,7 @@ def test_residual_maps_leave_what_has_another_colour_alone(toy):
     face = np.asarray(frozen.face.used) & (np.asarray(frozen.face.detailed) > 0.9)
     edge = int(np.quantile(row[face], 0.3))
     hidden = jnp.arange(SIZE) < edge
-    covered = replace(observation, image=jnp.where(hidden[:, None, None], photo * jnp.array([0.6, 1.0, 1.9]), photo))
+    covered = replace(observation, image=jnp.where(hidden[:, None, None], photo * jnp.array([0.45, 1.0, 2.4]), photo))
     found = np.asarray(trust_pixels(prediction, covered).detail_weight)
     clear = face & (plain > 0.5)
     above, below = clear & (row < edge - 3), clear & (row > edge + 6)
