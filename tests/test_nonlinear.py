@@ -14,10 +14,11 @@ from toy import toy_basis
 import fitjax as fj
 from fitjax.geometry.surface import points_from_corners
 from fitjax.losses.proxies import paired_photometric
+from fitjax.model.linear import vertex_uvs
 from fitjax.model.load import linear_model, load_basis
 from fitjax.model.nonlinear import project_linear
 from fitjax.model.nonlinear_arcs import arcs_of
-from fitjax.model.nonlinear_shape import ConvShape, extended_shape, sampled_offsets, vertex_uvs
+from fitjax.model.nonlinear_shape import ConvShape, extended_shape, sampled_offsets
 from fitjax.model.params import frontal_pose
 from fitjax.model.protocol import Model
 from fitjax.model.textured import TexturedModel, textured_model

@@ -160,3 +160,10 @@ def slice_basis(model: LinearModel, samples: SurfaceSamples) -> SampledBasis:
         jnp.asarray(mean, dtype),
         jnp.asarray(modes.reshape(len(modes), -1), dtype),
     )
+
+
+def vertex_uvs(model: LinearModel) -> np.ndarray:
+    """(V, 2) one UV per vertex (at a seam, one of its several)."""
+    uv = np.zeros((model.n_vertices, 2), np.float32)
+    uv[np.asarray(model.triangles).reshape(-1)] = np.asarray(model.uv)[np.asarray(model.uv_triangles).reshape(-1)]
+    return uv

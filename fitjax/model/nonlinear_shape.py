@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fitjax.geometry.surface import SurfacePoints, points_from_corners
-from fitjax.model.linear import LinearModel
+from fitjax.model.linear import LinearModel, vertex_uvs
 from fitjax.model.nonlinear_arcs import arcs_of
 from fitjax.model.params import Params
 from fitjax.model.protocol import Face
@@ -24,13 +24,6 @@ from fitjax.networks.conv import GlobalLocalDecoder, Region
 from fitjax.networks.lift import LiftDecoder
 from fitjax.pytree import pytree, static
 from fitjax.render.texture import sample_texture
-
-
-def vertex_uvs(model: LinearModel) -> np.ndarray:
-    """(V, 2) one UV per vertex (at a seam, one of its several)."""
-    uv = np.zeros((model.n_vertices, 2), np.float32)
-    uv[np.asarray(model.triangles).reshape(-1)] = np.asarray(model.uv)[np.asarray(model.uv_triangles).reshape(-1)]
-    return uv
 
 
 def fields_of(model: Any, *leave_out: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from fitjax.geometry.surface import SurfacePoints, vertex_normals
 from fitjax.model.albedo import default_albedo
-from fitjax.model.linear import LinearModel
+from fitjax.model.linear import LinearModel, vertex_uvs
 from fitjax.model.load import EMBEDDED, is_nonlinear, load_basis, model_path
 from fitjax.model.occlusion import default_occlusion
 from fitjax.model.params import Params
@@ -131,9 +131,8 @@ class TexturedModel:
 
 def textured_model(shape: LinearModel, albedo: Any, occlusion: np.ndarray | None = None) -> TexturedModel:
     """A textured model from a shape model and an albedo model over its UVs; ``occlusion`` (H, W) default none."""
-    triangles, uv_triangles = np.asarray(shape.triangles), np.asarray(shape.uv_triangles)
-    vertex_uv = np.zeros((shape.n_vertices, 2), np.float32)
-    vertex_uv[triangles.reshape(-1)] = np.asarray(shape.uv)[uv_triangles.reshape(-1)]
+    triangles = np.asarray(shape.triangles)
+    vertex_uv = vertex_uvs(shape)
     region = np.asarray(shape.triangle_region)
     movable = np.zeros(shape.n_vertices, np.float32)
     movable[triangles[region == 0].reshape(-1)] = 1
