@@ -14,19 +14,22 @@ from fitjax.errors import FitjaxError
 
 @dataclasses.dataclass
 class Train:
-    """Train on generated faces of the embedded basis: a nonlinear face model (decoder), or the network that starts fits (landmarks). Run again with
-    the same options, it goes on where it stopped."""
+    """Train on generated faces of the embedded basis: a nonlinear face model (decoder), or a network that starts fits, from landmarks or from
+    the photo (image). Run again with the same options, it goes on where it stopped."""
 
-    what: Annotated[Literal["decoder", "landmarks"], tyro.conf.Positional]
-    """What to train: decoder or landmarks."""
+    what: Annotated[Literal["decoder", "landmarks", "image"], tyro.conf.Positional]
+    """What to train: decoder, landmarks or image."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Folder for checkpoints, metrics.jsonl and, at the end, model.safetensors, which `fit --model` takes, or landmark_net.safetensors."""
+    """Folder for checkpoints, metrics.jsonl and, at the end, model.safetensors, which `fit --model` takes, landmark_net.safetensors or
+    image_net.safetensors."""
     size: Literal["small", "full"] = "small"
     """small: minutes on two CPU cores; full: the settings of the model that comes with fitjax, an hour there."""
     steps: int | None = None
     """Steps of both networks, instead of those of the size."""
     seed: int | None = None
     """Of faces, weights and batches; default 0."""
+    pool: Path | None = None
+    """Of image: folder of the portraits, drawn where they are missing; default OUT/pool."""
 
 
 def run_train(options: Train) -> int:
@@ -44,6 +47,8 @@ def run_train(options: Train) -> int:
         raise FitjaxError(f"--out {options.out}: expected a folder, found a file; choose another place")
     if options.what == "landmarks":
         return _train_landmarks(options)
+    if options.what == "image":
+        return _train_image(options)
     settings = with_steps(PRESETS[options.size], options.steps, options.seed)
     began = time.perf_counter()
 
@@ -70,5 +75,23 @@ def _train_landmarks(options: Train) -> int:
         print(f"{network} {step}/{settings.steps}: {errors} ({time.perf_counter() - began:.0f} s)", flush=True)
 
     path = train_landmarks(settings, options.out, progress)
+    print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)" if path else "stopped")
+    return 0
+
+
+def _train_image(options: Train) -> int:
+    from fitjax.pytree import replace
+    from fitjax.train.image_run import PRESETS, train_image
+
+    settings = PRESETS[options.size]
+    settings = replace(settings, steps=options.steps or settings.steps, seed=settings.seed if options.seed is None else options.seed)
+    began = time.perf_counter()
+
+    def progress(network: str, step: int, measured: dict[str, float]) -> None:
+        total = settings.portraits if network == "pool" else settings.steps
+        errors = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in measured.items())
+        print(f"{network} {step}/{total}{': ' if errors else ''}{errors} ({time.perf_counter() - began:.0f} s)", flush=True)
+
+    path = train_image(settings, options.out, progress, pool=options.pool)
     print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)" if path else "stopped")
     return 0

@@ -103,7 +103,8 @@ def load_synth(height: int = 192, width: int = 224) -> SynthModel:
 
 def _pose(key: Array, settings: SynthSettings) -> tuple[Array, dict[str, Array], Camera]:
     k = jax.random.split(key, 5)
-    degrees = jax.random.uniform(k[0], (3,), minval=-1, maxval=1) * jnp.array([settings.pitch, settings.yaw, settings.roll])
+    unit = jax.random.uniform(k[0], (3,), minval=-1, maxval=1)
+    degrees = jnp.sign(unit) * jnp.abs(unit) ** settings.bend * jnp.array([settings.pitch, settings.yaw, settings.roll])
     rotation = rotation_from_aflw2000(jnp.radians(degrees))
     view = jnp.radians(jax.random.uniform(k[1], minval=settings.view_low, maxval=settings.view_high))
     size = settings.size

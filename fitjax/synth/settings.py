@@ -19,7 +19,8 @@ class SynthSettings:
     """Ranges of random portraits; all structure.
 
     Attributes:
-        size: side of the square picture, pixels. yaw, pitch, roll: degrees to either side, uniform.
+        size: side of the square picture, pixels. yaw, pitch, roll: degrees to either side; bend: uniform where it is 1, the more about zero the
+            larger it is (a uniform number to its power, times the range).
         share_low, share_high: height of the face over the picture's. jitter: of its place, in sides of the picture.
         view_low, view_high: field of view, degrees.
         hair, glasses, mask, hand, thing: probability of each. expression: largest share of the expressions that are active at once.
@@ -30,6 +31,7 @@ class SynthSettings:
     yaw: float = static(default=90.0)
     pitch: float = static(default=45.0)
     roll: float = static(default=45.0)
+    bend: float = static(default=1.0)
     share_low: float = static(default=0.45)
     share_high: float = static(default=0.75)
     jitter: float = static(default=0.08)
@@ -61,6 +63,7 @@ def check_settings(settings: SynthSettings) -> None:
         ("yaw", 0, 90),
         ("pitch", 0, 80),
         ("roll", 0, 180),
+        ("bend", 1, 4),
         ("jitter", 0, 0.5),
         ("blur", 0, 4),
         ("noise", 0, 1),

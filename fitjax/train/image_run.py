@@ -1,0 +1,203 @@
+"""`fitjax train image`: the image network. Draws its pool of portraits, then trains on it; both go on where they were stopped.
+
+The state depends on settings, pool and number of steps alone: which portraits a step takes and how they are spoilt follow from its number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from fitjax.errors import FitjaxError
+from fitjax.initial.image_network import ImageNet, folded_weights
+from fitjax.initial.image_tables import DENSE, MARKS, ImageTables, image_tables
+from fitjax.initial.image_weights import write_image_net
+from fitjax.model.load import EMBEDDED, load_basis
+from fitjax.networks import run
+from fitjax.pytree import pytree, static
+from fitjax.synth.draw import load_synth
+from fitjax.train.checkpoint import Metrics, load_checkpoint, save_checkpoint
+from fitjax.train.image_augment import crops
+from fitjax.train.image_loss import loss, measures
+from fitjax.train.image_pool import POOL, Pool, draw_pool, portraits_in
+
+#: (network, step, metrics); called after each interval; True stops.
+Progress = Callable[[str, int, dict[str, float]], Any]
+
+
+@pytree
+class ImageSettings:
+    """All structure. ``side``, ``channels``, ``blocks``, ``width``, ``hidden``: of the network; ``portraits``, ``held_out``: of the pool, the first
+    of which are never trained on; ``steps``, ``batch``, ``rate``, ``warmup``, ``decay``: of AdamW, cosine to a hundredth; ``average``: of the
+    weights; ``interval``: steps between checkpoints; ``seed``."""
+
+    side: int = static(default=96)
+    channels: tuple[int, int, int, int] = static(default=(24, 48, 96, 160))
+    blocks: tuple[int, int, int, int] = static(default=(0, 1, 1, 2))
+    width: int = static(default=48)
+    hidden: int = static(default=256)
+    portraits: int = static(default=20_000)
+    held_out: int = static(default=250)
+    steps: int = static(default=4000)
+    batch: int = static(default=24)
+    rate: float = static(default=1.5e-3)
+    warmup: int = static(default=100)
+    decay: float = static(default=0.02)
+    average: float = static(default=0.998)
+    interval: int = static(default=100)
+    seed: int = static(default=0)
+
+
+PRESETS = {
+    "full": ImageSettings(),
+    "small": ImageSettings(side=64, channels=(8, 16, 24, 32), blocks=(0, 1, 1, 1), width=24, hidden=64, portraits=1000, steps=600, batch=16),
+}
+
+
+@pytree
+class ImageState:
+    """Weights, their moving average, the optimiser's state, and the number of steps taken."""
+
+    weights: Any
+    average: Any
+    optimiser: Any
+    step: Any
+
+
+def network(settings: ImageSettings) -> ImageNet:
+    """The module as it is trained."""
+    return ImageNet(settings.side, settings.channels, settings.blocks, settings.width, settings.hidden)
+
+
+def _transform(settings: ImageSettings) -> optax.GradientTransformation:
+    warmup = min(settings.warmup, max(settings.steps // 10, 1))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, settings.rate, warmup, settings.steps, 0.01 * settings.rate)
+    return optax.chain(optax.clip_by_global_norm(3.0), optax.adamw(schedule, b2=0.99, weight_decay=settings.decay))
+
+
+def start_training(settings: ImageSettings, tables: ImageTables) -> ImageState:
+    """The state before the first step."""
+    weights = jax.jit(network(settings).init)(jax.random.key(settings.seed), jnp.zeros((1, settings.side, settings.side, 3)), tables)
+    return ImageState(weights, weights, _transform(settings).init(weights), jnp.zeros((), jnp.int32))
+
+
+@partial(jax.jit, static_argnames=("settings",), donate_argnames=("state",))
+def train_step(settings: ImageSettings, state: ImageState, tables: ImageTables, batch: Any) -> tuple[ImageState, dict[str, Array]]:
+    """One step on a batch of the pool's portraits; returns the state and the terms of the loss."""
+    net, optimiser = network(settings), _transform(settings)
+    truth = crops(jax.random.fold_in(jax.random.key(settings.seed + 1), state.step), batch, settings.side)
+
+    def objective(weights: Any) -> tuple[Array, dict[str, Array]]:
+        return loss(run(net, weights, truth.image, tables), truth, tables)
+
+    (total, parts), gradient = jax.value_and_grad(objective, has_aux=True)(state.weights)
+    change, memory = optimiser.update(gradient, state.optimiser, state.weights)
+    weights = optax.apply_updates(state.weights, change)
+    step = state.step + 1
+    # Early on the average forgets quickly.
+    keep = jnp.minimum(settings.average, step / (step + 10.0))
+    average = jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, state.average, weights)
+    return ImageState(weights, average, memory, step), parts | {"loss": total}
+
+
+@partial(jax.jit, static_argnames=("settings",))
+def _measured(settings: ImageSettings, weights: Any, tables: ImageTables, key: Array, batch: Any) -> dict[str, Array]:
+    truth = crops(key, batch, settings.side)
+    out = run(network(settings), weights, truth.image, tables)
+    return measures(out, truth) | {"loss": loss(out, truth, tables)[0]}
+
+
+def evaluate(settings: ImageSettings, weights: Any, tables: ImageTables, pool: Pool) -> dict[str, float]:
+    """Measures on the pool's held-out portraits, spoilt in a fixed way."""
+    count = max(settings.held_out // settings.batch, 1)
+    parts = [
+        _measured(settings, weights, tables, jax.random.fold_in(jax.random.key(1_000_003), k),
+                  pool.take((k * settings.batch + np.arange(settings.batch)) % settings.held_out))
+        for k in range(count)
+    ]  # fmt: skip
+    return {name: float(np.mean([p[name] for p in jax.device_get(parts)])) for name in parts[0]}
+
+
+def choose(settings: ImageSettings, step: int, count: int) -> np.ndarray:
+    """(B,) which of ``count`` portraits a step takes."""
+    return np.random.default_rng((settings.seed, step)).integers(settings.held_out, count, settings.batch)
+
+
+def check_settings(settings: ImageSettings) -> None:
+    """Raises FitjaxError, naming the setting, for one that cannot work."""
+    for name in ("hidden", "width", "steps", "batch", "interval", "held_out"):
+        if getattr(settings, name) < 1:
+            raise FitjaxError(f"train image: {name}: expected at least 1, found {getattr(settings, name)}")
+    if settings.side < 16 or settings.side % 16:
+        raise FitjaxError(f"train image: side: expected a multiple of 16, found {settings.side}")
+    if settings.portraits <= settings.held_out:
+        raise FitjaxError(f"train image: portraits: expected more than the {settings.held_out} that are held out, found {settings.portraits}")
+
+
+def train_image(
+    settings: ImageSettings,
+    folder: Path,
+    progress: Progress | None = None,
+    pool: Path | None = None,
+) -> Path | None:
+    """Draw the pool and train, or go on in ``folder``; returns the weights' file, or None if ``progress`` stopped it by returning True.
+
+    Args:
+        pool: folder of the portraits, default ``folder / "pool"``; drawn there as far as they are missing.
+
+    Raises:
+        FitjaxError: settings that cannot work, or a folder of other settings.
+    """
+    check_settings(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / "pool" if pool is None else pool
+    stopped = False
+
+    def drawn(count: int) -> bool:
+        nonlocal stopped
+        stopped = progress is not None and progress("pool", count, {}) is True
+        return stopped
+
+    if portraits_in(place) < settings.portraits:
+        draw_pool(load_synth(), POOL, place, settings.portraits, seed=settings.seed, progress=drawn)
+    if stopped:
+        return None
+    portraits = Pool(place)
+    model = load_basis(EMBEDDED, 0, sample_sets=(MARKS, DENSE))
+    tables = image_tables(model)
+    about: dict[str, Any] = {name: getattr(settings, name) for name in ImageSettings.__dataclass_fields__ if name != "interval"}
+    about = json.loads(json.dumps(about | {"what": "image", "basis_sha256": model.basis_sha256, "pool": portraits.about}))
+    state = start_training(settings, tables)
+    checkpoint = folder / "image.checkpoint.safetensors"
+    if checkpoint.is_file():
+        state = load_checkpoint(checkpoint, state, about)
+    record = Metrics(folder / "metrics.jsonl", "image", int(state.step))
+    measured: dict[str, float] = {}
+    while (step := int(state.step)) < settings.steps:
+        count = min(settings.interval - step % settings.interval, settings.steps - step)
+        parts = []
+        for k in range(count):
+            state, one = train_step(settings, state, tables, portraits.take(choose(settings, step + k, settings.portraits)))
+            parts.append(one)
+        means = {name: float(np.mean([p[name] for p in jax.device_get(parts)])) for name in parts[0]}
+        others = evaluate(settings, state.average, tables, portraits)
+        measured = {f"train_{k}": v for k, v in means.items()} | {f"held_out_{k}": v for k, v in others.items()}
+        record.add(int(state.step), measured)
+        save_checkpoint(checkpoint, state, about)
+        if progress is not None and progress("image", int(state.step), measured) is True and int(state.step) < settings.steps:
+            return None
+    if not measured:
+        measured = {k: v for k, v in json.loads(record.lines[-1]).items() if k not in ("network", "step")}
+    path = folder / "image_net.safetensors"
+    params = folded_weights(jax.tree.map(np.asarray, state.average["params"]))
+    write_image_net(path, params, about | {"command": "fitjax train image", "measured": measured})
+    return path
