@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -20,6 +22,19 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["FITJAX_CACHE"] = folder
     # Nor may models that the user keeps change what the tests see.
     os.environ["FITJAX_MODELS"] = str(config.cache.mkdir("no_models"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_are_let_go() -> Iterator[None]:
+    """Each compiled program maps several pieces of memory, and a process may map 65,530: a run of all tests in two processes came to that and was aborted."""
+    yield
+    try:
+        mapped = Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:  # not Linux
+        return
+    if mapped > 20_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
