@@ -13,6 +13,7 @@ import numpy as np
 
 from fitjax.errors import FitError
 from fitjax.fit.defaults import default_losses, default_stages, with_joints
+from fitjax.fit.devices import padded, run_on_devices
 from fitjax.fit.photometric import photometric_losses, photometric_stages
 from fitjax.fit.run import faces_one_by_one, finish, initial_params, run_batch, run_joint, run_one
 from fitjax.fit.solution import Solution, make_solution, raise_if_failed
@@ -101,12 +102,15 @@ def fit_batch(
     losses: Mapping[str, Loss] | None = None,
     stages: Sequence[Stage] | None = None,
     start: Params | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> list[Solution]:
     """Fit independent faces in one compiled program; a failed face never harms the others, its status says why.
 
     Args:
         observations: a list (stacked here) or one stacked :class:`Observation`. All must hold the same sets.
         start: parameters with a leading axis of faces.
+        devices: share the faces out between these, such as ``jax.local_devices()``, in equal parts (the last face is repeated where the number
+            does not divide); None: all on the default device.
     """
     if not isinstance(observations, Observation):
         if not observations:
@@ -115,10 +119,16 @@ def fit_batch(
     model = _slice_parts(default_model() if model is None else model, observations, losses)
     losses, chosen = _defaults(model, observations, losses, stages)
     began = time.perf_counter()
-    outcome = jax.device_get(run_batch(model, observations, losses, chosen, start, faces_one_by_one()))
+    n, host = len(observations.ok), jax.device_get(observations)
+    if devices is None:
+        solved = run_batch(model, observations, losses, chosen, start, faces_one_by_one())
+    else:
+        if not devices:
+            raise FitError("devices: expected at least one, found none; leave it out for the default device")
+        shared_out, start = padded((host, start), len(devices))
+        solved = run_on_devices(model, shared_out, losses, chosen, start, faces_one_by_one(), devices)
+    outcome = jax.device_get(solved)
     seconds = time.perf_counter() - began
-    n = len(outcome.status)
-    host = jax.device_get(observations)
     return [
         make_solution(
             jax.tree.map(lambda x, i=i: x[i], outcome),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -119,8 +118,7 @@ def solve_joint(
 run_one = jax.jit(solve_one)
 
 
-@partial(jax.jit, static_argnames="one_by_one")
-def run_batch(
+def solve_faces(
     model: Model,
     observations: Observation,
     losses: dict[str, Loss],
@@ -141,6 +139,9 @@ def run_batch(
     if one_by_one:
         return jax.lax.map(one, (observations, params))
     return jax.vmap(lambda o, p: one((o, p)))(observations, params)
+
+
+run_batch = jax.jit(solve_faces, static_argnames="one_by_one")
 
 
 def faces_one_by_one() -> bool:
