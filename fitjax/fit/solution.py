@@ -119,7 +119,7 @@ class Solution:
         Of a fit to pixels it is what the landmarks alone would leave open: the errors of neighbouring pixels go together, and intervals that took
         them for independent would be far too narrow.
         """
-        losses = {k: v for k, v in self.losses.items() if v.kind != "value" and not reads_pixels({k: v})}
+        losses = {k: v for k, v in self.losses.items() if v.kind not in ("value", "smooth") and not reads_pixels({k: v})}
         stage = next((s for s in reversed(self.stages) if "pose" in s.free), self.stages[-1])
         free = tuple(g for g, v in stage.free.items() if g not in APPEARANCE and np.any(np.asarray(jax.tree.leaves(v)) != 0))
         return covariance(self.model, self.observation, losses, self.params, free, noise_pixels, stage.free)

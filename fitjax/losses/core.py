@@ -32,7 +32,7 @@ from fitjax.observation.observation import Observation
 from fitjax.prediction import Prediction
 from fitjax.pytree import pytree, replace, static
 
-LossKind = Literal["residual", "value", "prior"]
+LossKind = Literal["residual", "value", "prior", "smooth"]
 
 
 @pytree

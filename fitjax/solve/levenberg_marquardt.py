@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt: dense, diagonal (Marquardt) damping, box bounds by an active set.
+"""Levenberg-Marquardt: diagonal (Marquardt) damping, box bounds by an active set; dense, of several photos an arrow.
 
 Per step one linearisation at the candidate: its residuals give the cost that decides, its Jacobian the next system. Stopping and damping are data
 per face, so that a batch is one program under ``vmap``.
@@ -15,9 +15,12 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Int
 
-from fitjax.model.params import APPEARANCE, Params, Tangent, polish, retract
+from fitjax.model.params import Params, Tangent, polish, retract
 from fitjax.pytree import pytree, replace, static
-from fitjax.solve.objective import Problem, bounds, clip_to_bounds, costs, prior_gradient_and_diagonal, rows
+from fitjax.solve.arrow import Arrow, box_quadratic_arrow
+from fitjax.solve.gauss_newton import Layout, empty_arrow, gauss_newton_shared
+from fitjax.solve.gauss_newton import gauss_newton as gauss_newton
+from fitjax.solve.objective import Problem, bounds, clip_to_bounds
 from fitjax.solve.status import Status
 
 #: Above this damping no step can be had; what it would have promised, relative to the objective, tells rounding from failure.
@@ -34,6 +37,7 @@ class LevenbergMarquardt:
         tolerance: stop when an accepted step lowers the objective by less than this fraction.
         initial_damping, decrease, increase: Marquardt's factor on the diagonal and its change on success and failure.
         active_set_passes: limit of the active-set iterations within a step (structure).
+        arrow: solve several photos by their structure, at a cost that grows linearly with them; False: as one dense system (structure).
     """
 
     tolerance: Any = 1e-5
@@ -42,6 +46,7 @@ class LevenbergMarquardt:
     increase: Any = 4.0
     max_steps: int = static(default=30)
     active_set_passes: int = static(default=6)
+    arrow: bool = static(default=True)
 
     def init(self, problem: Problem, params: Params, mask: Tangent, zero: Tangent) -> LMState:
         """The state before the start is evaluated: the first step does that, so that the linearisation is compiled once."""
@@ -49,7 +54,8 @@ class LevenbergMarquardt:
         flat, _ = ravel_pytree(zero)
         n, dtype = flat.size, flat.dtype
         infinite = jnp.asarray(jnp.inf, dtype)
-        nothing = Linearisation(infinite, jnp.full(len(problem.losses), jnp.nan, dtype), flat, jnp.eye(n, dtype=dtype))
+        hessian = empty_arrow(problem, zero) if self.arrow and problem.sharing is not None else jnp.eye(n, dtype=dtype)
+        nothing = Linearisation(infinite, jnp.full(len(problem.losses), jnp.nan, dtype), flat, hessian)
         history = jnp.full((self.max_steps + 1, len(problem.losses)), jnp.nan, dtype)
         start = jnp.asarray(self.initial_damping, dtype)
         running = jnp.asarray(Status.RUNNING, jnp.int32)
@@ -68,7 +74,7 @@ class LevenbergMarquardt:
         delta, predicted = jax.lax.cond(first, lambda: still, lambda: _solve_step(self, problem, mask, zero, state))
         candidate = polish(retract(state.params, unravel(delta)))
         candidate = clip_to_bounds(problem.model, candidate)
-        there = _linearise(problem, candidate, mask, zero)
+        there = _linearise(self, problem, candidate, mask, zero)
 
         finite = jnp.isfinite(there.cost) & jnp.isfinite(there.gradient).all() & jnp.isfinite(delta).all()
         accept = finite & (there.cost < here.cost)
@@ -109,7 +115,7 @@ class Linearisation:
     cost: Float[Array, ""]
     parts: Float[Array, "L"]
     gradient: Float[Array, "n"]
-    hessian: Float[Array, "n n"]
+    hessian: Float[Array, "n n"] | Arrow
 
 
 @pytree
@@ -124,32 +130,10 @@ class LMState:
     history: Float[Array, "T L"]
 
 
-def gauss_newton(problem: Problem, params: Params, zero: Tangent) -> tuple[Array, Array, Array, Array, Array]:
-    """Residual rows r (R,), transposed Jacobian (n, R) over the flat tangent, and the priors' gradient and diagonal (n,), costs per loss."""
-    parts = costs(problem, params)
-    residuals = rows(problem, params)
-    # Appearance apart from the rest, so that light never passes through the basis, nor pose through the albedo.
-    blocks: list[tuple[str, ...]] = [(group,) for group in sorted(zero) if group in APPEARANCE]
-    blocks.append(tuple(group for group in sorted(zero) if group not in APPEARANCE))
-    columns: dict[str, Array] = {}
-    for block in filter(None, blocks):
-        flat, unravel = ravel_pytree({group: zero[group] for group in block})
-
-        def at(flat: Array, unravel: Any = unravel) -> Array:
-            return rows(problem, retract(params, unravel(flat)))
-
-        _, push = jax.linearize(at, flat)
-        jacobian_t = jax.vmap(push)(jnp.eye(flat.size, dtype=flat.dtype))
-        sizes = np.cumsum([ravel_pytree(zero[group])[0].size for group in block])[:-1]
-        columns.update(zip(block, jnp.split(jacobian_t, sizes)))
-    gradient, diagonal = prior_gradient_and_diagonal(problem, params, zero)
-    stacked = jnp.stack([parts[k] for k in problem.losses])
-    # In the order in which a dict is flattened.
-    jacobian_t = jnp.concatenate([columns[group] for group in sorted(zero)])
-    return residuals, jacobian_t, ravel_pytree(gradient)[0], ravel_pytree(diagonal)[0], stacked
-
-
-def _linearise(problem: Problem, params: Params, mask: Tangent, zero: Tangent) -> Linearisation:
+def _linearise(solver: LevenbergMarquardt, problem: Problem, params: Params, mask: Tangent, zero: Tangent) -> Linearisation:
+    if solver.arrow and problem.sharing is not None:
+        system = gauss_newton_shared(problem, params, mask, zero)
+        return Linearisation(jnp.sum(system.parts), system.parts, system.gradient, system.hessian)
     residuals, jacobian_t, prior_gradient, prior_diagonal, parts = gauss_newton(problem, params, zero)
     free = ravel_pytree(mask)[0]
     jacobian_t = jacobian_t * free[:, None]
@@ -165,6 +149,8 @@ def _solve_step(
 ) -> tuple[Array, Array]:
     """The step and the decrease of the objective that the quadratic model predicts."""
     here = state.here
+    if isinstance(here.hessian, Arrow):
+        return _solve_arrow(solver, problem, mask, zero, state, here.hessian)
     box = bounds(problem, state.params, zero)
     diagonal = jnp.diagonal(here.hessian)
     # Scaling to a unit diagonal first: the codes' and the pose's curvatures differ by many orders, and float32 has seven digits.
@@ -180,6 +166,25 @@ def _solve_step(
     delta = delta * scale * ravel_pytree(mask)[0]
     curvature = jnp.matmul(here.hessian, delta, precision="highest")
     return delta, -(jnp.dot(here.gradient, delta) + 0.5 * jnp.dot(delta, curvature))
+
+
+def _solve_arrow(
+    solver: LevenbergMarquardt, problem: Problem, mask: Tangent, zero: Tangent, state: LMState, hessian: Arrow
+) -> tuple[Array, Array]:
+    """As `_solve_step`, of several photos."""
+    assert problem.sharing is not None
+    layout, gradient, box = Layout(problem.sharing, zero), state.here.gradient, bounds(problem, state.params, zero)
+    scale = hessian.diagonal().map(lambda d: jax.lax.rsqrt(jnp.maximum(d, jnp.finfo(d.dtype).tiny)))
+    system = hessian.scaled(scale).plus_diagonal(scale.map(lambda s: jnp.full_like(s, state.damping)))
+    right = layout.pair(-gradient).map(jnp.multiply, scale)
+    if box is None:
+        delta = system.solve(right)
+    else:
+        low, high = (layout.pair(ravel_pytree(side)[0]).map(jnp.divide, scale) for side in box)
+        delta = box_quadratic_arrow(system, right, low, high, solver.active_set_passes)
+    delta = delta.map(lambda x, s, f: x * s * f, scale, layout.pair(ravel_pytree(mask)[0]))
+    flat, curvature = layout.flat(delta), layout.flat(hessian.times(delta))
+    return flat, -(jnp.dot(gradient, flat) + 0.5 * jnp.dot(flat, curvature))
 
 
 def bounded_mask(problem: Problem, zero: Tangent) -> np.ndarray:

@@ -16,6 +16,10 @@ from fitjax.observation.observation import Observation
 from fitjax.prediction import Frozen, freeze, mesh_of, predict
 from fitjax.pytree import pytree, replace
 from fitjax.solve.sharing import Sharing
+from fitjax.solve.smoothness import smooth_cost, smooth_residuals
+
+#: Kinds of losses that no photo has by itself.
+BETWEEN = ("prior", "smooth")
 
 Losses = Mapping[str, Loss]
 
@@ -55,7 +59,7 @@ def frozen_sets(losses: Losses) -> set[str] | None:
     names: set[str] = set()
     for loss in losses.values():
         options = dict(loss.options)
-        if loss.kind == "prior":
+        if loss.kind in BETWEEN:
             continue
         if "visible_sets" in options:
             names |= set(options["visible_sets"])
@@ -103,12 +107,12 @@ def freeze_pixels(model: Model, params: Params, observation: Observation, frozen
 
 def _photo_costs(problem: Problem, params: Params, obs: Observation, frozen: Frozen | None) -> dict[str, Array]:
     prediction = predict(problem.model, params, obs, frozen)
-    return {name: loss_cost(loss, prediction, obs) for name, loss in problem.losses.items() if loss.kind != "prior"}
+    return {name: loss_cost(loss, prediction, obs) for name, loss in problem.losses.items() if loss.kind not in BETWEEN}
 
 
 def _photo_rows(problem: Problem, params: Params, obs: Observation, frozen: Frozen | None) -> Array:
     prediction = predict(problem.model, params, obs, frozen)
-    rows = [loss_rows(loss, prediction, obs) for loss in problem.losses.values() if loss.kind != "prior"]
+    rows = [loss_rows(loss, prediction, obs) for loss in problem.losses.values() if loss.kind not in BETWEEN]
     return jnp.concatenate(rows) if rows else jnp.zeros(0, params["pose"]["translation"].dtype)
 
 
@@ -152,12 +156,19 @@ def costs(problem: Problem, params: Params) -> dict[str, Float[Array, ""]]:
     for name, loss in problem.losses.items():
         if loss.kind == "prior":
             result[name] = prior_cost(problem, loss, params)
+        elif loss.kind == "smooth":
+            result[name] = smooth_cost(problem.sharing, loss, params)
     return {name: result[name] for name in problem.losses}
 
 
 def rows(problem: Problem, params: Params) -> Float[Array, "R"]:
     """Weighted residuals of all losses but the priors, as Gauss-Newton wants them."""
-    return _over_photos(_photo_rows, problem, params).reshape(-1)
+    found = _over_photos(_photo_rows, problem, params).reshape(-1)
+    between = [loss for loss in problem.losses.values() if loss.kind == "smooth"]
+    if problem.sharing is None or not between:
+        return found
+    more = [jnp.ravel(x) for loss in between for x in jax.tree.leaves(smooth_residuals(problem.sharing, loss, params))]
+    return jnp.concatenate([found, *more])
 
 
 def prior_gradient_and_diagonal(problem: Problem, params: Params, zero: Tangent) -> tuple[Tangent, Tangent]:
