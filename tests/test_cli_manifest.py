@@ -21,6 +21,7 @@ from fitjax.cli.packed_landmarks import read_packed_landmarks
 from fitjax.errors import FitjaxError
 from fitjax.files.manifest import read_manifest
 from fitjax.files.pack import read_shard, shard_path
+from fitjax.files.result import DrawnResult
 
 # One compiled program for all of this file.
 OPTIONS = ("--stages", "landmarks", "--level", "0", "--batch-size", "2", "--workers", "0")
@@ -160,17 +161,17 @@ main({_arguments(photos, out)!r})
 
 
 def test_a_full_disk_loses_nothing(photos, whole, tmp_path, capsys, monkeypatch, fitted):
-    out, real, count = tmp_path / "out", command.write_result, 0
+    out, real, count = tmp_path / "out", DrawnResult.write, 0
 
-    def filling(folder, *arguments):
+    def filling(drawn, folder, *arguments):
         nonlocal count
         count += 1
         if count == 2:
             raise command.WriteError(folder, os.strerror(errno.ENOSPC))
-        real(folder, *arguments)
+        real(drawn, folder, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "write_result", filling)
+        patch.setattr(DrawnResult, "write", filling)
         assert main(_arguments(photos, out)) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and "No space left" in lines[0] and "the same command goes on" in lines[0]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fitjax.cli.archives import Member
 
-def file_of(photo: Path, given: Path, endings: tuple[str, ...]) -> Path | None:
+
+def file_of(photo: Path | Member, given: Path, endings: tuple[str, ...]) -> Path | None:
     """``given`` itself, or in a folder the first ``<stem><ending>`` that exists; None if there is none."""
     if not given.is_dir():
         return given

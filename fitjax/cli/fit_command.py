@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -16,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fitjax.cli.compile_time import compile_seconds, start_measuring
+from fitjax.cli.finishing import Clock, Run, finish_face
 from fitjax.cli.fit_setup import (
-    BATCH_OF_LANDMARKS,
-    BATCH_OF_PHOTOS,
     Recipe,
     check_options,
     has_packed_landmarks,
@@ -27,58 +23,31 @@ from fitjax.cli.fit_setup import (
     output_folder,
     progress_bar,
 )
+from fitjax.cli.hosts import part_of
 from fitjax.cli.inputs import find_photos
 from fitjax.cli.jobs import Job, Making
 from fitjax.cli.label_maps import read_table
 from fitjax.cli.main import OK, SOME_FAILED, Fit
-from fitjax.cli.manifest import PACK, Ledger, WritingThread, configuration_hash
+from fitjax.cli.manifest import PACK, Ledger, Told, WritingThread, configuration_hash
+from fitjax.cli.memory import bytes_per_face, first_batch_size, fitting_batch_size, free_memory, is_out_of_memory
+from fitjax.cli.person import fit_person
 from fitjax.cli.reading import Beside
 from fitjax.cli.sources import PackedSource, PhotoSource, Source
-from fitjax.cli.summary import Row, failed_row, fitted_row, known_row, manifest_row, print_summary
+from fitjax.cli.summary import known_row, print_summary
 from fitjax.cli.workers import DetectorChoice, default_workers
 from fitjax.errors import FitjaxError
 from fitjax.files.atomic import WriteError
-from fitjax.files.pack import PackWriter, Record, face_record
-from fitjax.files.result import shape_model, write_result
-from fitjax.fit import Solution, fit_batch, fit_shared
+from fitjax.files.pack import PackWriter
+from fitjax.files.result import shape_model
+from fitjax.fit import Solution, fit_batch
 from fitjax.fit.defaults import with_joints
 from fitjax.observation.observation import Observation, neutral_observation, stack_observations
 
 #: One compiled program serves every batch; a single photo is a batch of one.
 SINGLE = 1
 
-#: After these nothing more can be written: what is left is left to another run.
-_NO_ROOM = {os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)}
-
-
-class _Clock:
-    """Seconds per activity since the last face was written; a face's report carries what was spent on the way to it."""
-
-    def __init__(self, began: float) -> None:
-        self._since = began
-        self.once: dict[str, float] = {"start": time.perf_counter() - began}
-
-    def timings(self, job: Job, solve_seconds: float) -> dict[str, float]:
-        """For ``report.json``. ``compile`` is contained in the others, whichever part of the run it fell into."""
-        compiling = compile_seconds(self._since)
-        self._since = time.perf_counter()
-        once, self.once = self.once, {}
-        return {**once, **job.timings, "solve": solve_seconds, "compile": compiling}
-
-
-@dataclass
-class _Run:
-    """What stays the same from batch to batch."""
-
-    options: Fit
-    model: Any
-    recipe: Recipe
-    start: Any
-    size: int
-    detector: str | None
-    clock: _Clock
-    config: str = ""
-    rows: list[Row] = field(default_factory=list)
+#: How many folders of results may wait to be written, and how many batches of a pack.
+FEW, MANY = 2, 4
 
 
 def run_fit(options: Fit, began: float | None = None) -> int:
@@ -88,8 +57,9 @@ def run_fit(options: Fit, began: float | None = None) -> int:
         FitjaxError: nothing can be fitted at all (no input, no model, no detector, an unusable start, nowhere to write).
     """
     start_measuring()
-    clock = _Clock(time.perf_counter() if began is None else began)
+    clock = Clock(time.perf_counter() if began is None else began)
     check_options(options)
+    part = part_of(options)  # before anything touches a device
     packed = has_packed_landmarks(options)
     photos = [] if packed else find_photos(options.inputs)
     for option, given in (("--landmarks", options.landmarks), ("--mask", options.mask), ("--labels", options.labels)):
@@ -101,27 +71,30 @@ def run_fit(options: Fit, began: float | None = None) -> int:
     if options.mask is not None and until == "landmarks":
         raise FitjaxError("--mask: landmarks read no pixels, and this fit stops after them; give --stages photometric or detail")
     recipe = Recipe(until, options.fast)
+    devices = jax.local_devices()
     start = None if options.start is None else load_start(options.start, model)
     clock.once["load_model"] = time.perf_counter() - loading
     single = len(photos) == 1 and not options.all_faces
-    default_size = BATCH_OF_LANDMARKS if packed else BATCH_OF_PHOTOS
-    size = SINGLE if single else options.batch_size or default_size
+    size = SINGLE if single else options.batch_size or first_batch_size(not packed, devices)
     with ExitStack() as stack:
-        stack.enter_context(output_folder(options.out))
+        stack.enter_context(output_folder(options.out, part.count == 1))
         choice = DetectorChoice(options.landmarks is None and not packed, options.face_mesh_model, options.all_faces)
         loading = time.perf_counter()
         detector = choice.make()
         if detector is not None:
             stack.callback(detector.close)
             clock.once["load_detector"] = time.perf_counter() - loading
-        run = _Run(options, model, recipe, start, size, None if detector is None else detector.name, clock)
+        run = Run(options, model, recipe, start, size, None if detector is None else detector.name, clock, part=part)
+        run.devices = [] if single or options.same_person or len(devices) == 1 else devices
+        run.sized = single or options.batch_size is not None or devices[0].platform == "cpu"
         making = Making(None if options.pack else options.out, options.all_faces, options.camera, options.focal, recipe.pixels, table)
         beside = Beside(options.landmarks, options.mask, options.labels)
         if packed:
-            jobs: Source = PackedSource(options)
+            jobs: Source = PackedSource(options, part)
         else:
-            workers = default_workers(len(photos)) if options.workers is None else options.workers
-            jobs = PhotoSource(photos, making, beside, choice, detector, workers)
+            workers = default_workers(len(photos) // part.count) if options.workers is None else options.workers
+            jobs = PhotoSource(photos, making, beside, choice, detector, workers, part)
+        run.left = len(jobs.names)
         progress = stack.enter_context(progress_bar(len(jobs.names)))
         task = progress.add_task("fitting", total=len(jobs.names))
 
@@ -129,18 +102,19 @@ def run_fit(options: Fit, began: float | None = None) -> int:
             progress.update(task, total=(progress.tasks[task].total or 0) + more, advance=by)
 
         if options.same_person:
-            _fit_person(run, jobs, advance)
-        elif single and not options.pack:
+            every = [job for batch in _batches(run, jobs, None, advance) for job in batch]
+            fit_person(run, every, {_kind(job.observation) for job in every if job.observation is not None})
+        elif single and part.count == 1 and not options.pack:
             for batch in _batches(run, jobs, None, advance):
                 for job, result in _fit_batch(run, batch):
-                    run.rows.append(_finish(run, job, result)[0])
+                    finish_face(run, job, result)()
         else:
             _fit_many(run, jobs, advance)
-    print_summary(run.rows, options.out)
+    print_summary(run.rows, options.out, part.name)
     return OK if all(row.error is None for row in run.rows) else SOME_FAILED
 
 
-def _batches(run: _Run, jobs: Source, ledger: Ledger | None, advance: Callable[..., None]) -> Iterator[list[Job]]:
+def _batches(run: Run, jobs: Source, ledger: Ledger | None, advance: Callable[..., None]) -> Iterator[list[Job]]:
     """Jobs in input order, as many at a time as a batch holds; a failed photo keeps its slot, one that is done takes none."""
     pending: list[Job] = []
     for name, faces in jobs.faces(ledger.done if ledger is not None else lambda _: None):
@@ -152,16 +126,17 @@ def _batches(run: _Run, jobs: Source, ledger: Ledger | None, advance: Callable[.
             continue
         advance(len(faces) - 1)
         pending.extend(faces)
-        while len(pending) >= run.size:
-            yield pending[: run.size]
-            advance(by=run.size)
-            pending = pending[run.size :]
+        while len(pending) >= run.batch:
+            batch, pending = pending[: run.batch], pending[run.batch :]
+            yield batch
+            advance(by=len(batch))
+            run.left -= len(batch)
     if pending:
         yield pending
         advance(by=len(pending))
 
 
-def _fit_many(run: _Run, jobs: Source, advance: Callable[..., None]) -> None:
+def _fit_many(run: Run, jobs: Source, advance: Callable[..., None]) -> None:
     """All faces that have no result yet, and the manifest.
 
     Raises:
@@ -174,29 +149,31 @@ def _fit_many(run: _Run, jobs: Source, advance: Callable[..., None]) -> None:
         if options.pack:
             shape = shape_model(run.model)
             facts = {"config": run.config, "model": shape.name, "basis_sha256": shape.basis_sha256, "level": shape.level, "camera": options.camera}
-            pack = PackWriter(options.out / PACK, facts, ledger.last_place())
+            pack = PackWriter(options.out / PACK, facts, ledger.last_place(), run.part.first_shard)
+        number = {name: i for i, name in enumerate(jobs.inputs)} if run.part.count > 1 else {}
+        inputs = (lambda name: [number[name], len(number)]) if number else None
         try:
-            with WritingThread(ledger, pack) as writing:
+            # A pack is written anew with each batch; a folder takes memory until it is written, so that few of them may wait.
+            with WritingThread(ledger, pack, FEW if pack is None else MANY) as writing:
                 for batch in _batches(run, jobs, ledger, advance):
-                    told: list[tuple[dict[str, Any], Record | None]] = []
-                    try:
-                        for job, result in _fit_batch(run, batch):
-                            row, record = _finish(run, job, result)
-                            run.rows.append(row)
-                            told.append((manifest_row(job, row, result, run.config, run.detector, record is not None), record))
-                    finally:  # what is written is told, whatever stops the rest of the batch
-                        writing.put([t[0] for t in told], [t[1] for t in told])
+                    told: list[Told] = []
+                    for job, result in _fit_batch(run, batch):
+                        told.append(finish_face(run, job, result, inputs))
+                        if pack is None:
+                            writing.put([told.pop()])
+                    if told:
+                        writing.put(told)
         except WriteError as error:
             raise FitjaxError(f"{error}; {ledger.added} faces of this run are done, and the same command goes on from there") from None
-        ledger.finish(jobs.names)
+        ledger.finish(jobs.names, inputs)
     place = {name: i for i, name in enumerate(jobs.names)}
     run.rows.sort(key=lambda row: place[row.owner])
 
 
 @contextmanager
-def ledger_of(run: _Run, options: Fit) -> Iterator[Ledger]:
+def ledger_of(run: Run, options: Fit) -> Iterator[Ledger]:
     """The manifest of OUT, closed at the end."""
-    ledger = Ledger(options.out, run.config, options.pack, options.again)
+    ledger = Ledger(options.out, run.config, options.pack, options.again, run.part)
     if ledger.damaged:
         print(f"fitjax: warning: the manifest has {ledger.damaged} damaged lines; their faces are fitted again", file=sys.stderr)
     try:
@@ -205,8 +182,34 @@ def ledger_of(run: _Run, options: Fit) -> Iterator[Ledger]:
         ledger.close()
 
 
-def _fit_batch(run: _Run, batch: list[Job]) -> Iterator[tuple[Job, tuple[Solution, float] | str]]:
-    """Fit one batch of fixed size; each face's solution with the seconds it took, or why there is none, in order."""
+def _fit_batch(run: Run, batch: list[Job]) -> Iterator[tuple[Job, tuple[Solution, float] | str]]:
+    """Fit one batch; each face's solution with the seconds it took, or why there is none, in order. Where memory runs out, in halves.
+
+    Raises:
+        FitjaxError: one face is too much.
+    """
+    if not run.sized:
+        _measure(run, batch)
+    while batch:
+        chunk, rest = batch[: run.batch], batch[run.batch :]
+        try:
+            solved = _solve(run, chunk)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            solved = None
+        if solved is not None:
+            yield from solved
+            batch = rest
+            continue
+        if run.size == 1:
+            raise FitjaxError("the device has no memory for a single face; close what else uses it, or give --fast or --stages landmarks") from None
+        run.size //= 2
+        print(f"fitjax: out of memory; going on with batches of {run.size}", file=sys.stderr)
+
+
+def _solve(run: Run, batch: list[Job]) -> list[tuple[Job, tuple[Solution, float] | str]]:
+    """At most a batch of fixed size, always filled up."""
     # Landmark files may hold different sets; each kind of observation is one batch of the same fixed size.
     kinds: dict[Any, list[int]] = {}
     for slot, job in enumerate(batch):
@@ -217,25 +220,33 @@ def _fit_batch(run: _Run, batch: list[Job]) -> Iterator[tuple[Job, tuple[Solutio
         template = batch[slots[0]].observation
         assert template is not None
         used: dict[int, Observation | None] = {i: batch[i].observation for i in slots}
+        losses, stages = run.recipe.losses(template, run.model), with_joints(run.recipe.stages(template), run.model)
         # Made only where a slot is free: its dozen tiny programs cost a single photo 50 ms.
-        neutral = neutral_observation(template) if len(used) < run.size else template
-        observations = [used.get(i) or neutral for i in range(run.size)]
+        neutral = neutral_observation(template) if len(used) < run.batch else template
+        observations = [used.get(i) or neutral for i in range(run.batch)]
         began = time.perf_counter()
         try:
             solutions = fit_batch(
-                observations,
-                model=run.model,
-                losses=run.recipe.losses(template, run.model),
-                stages=with_joints(run.recipe.stages(template), run.model),
-                start=_start(run, observations),
+                observations, model=run.model, losses=losses, stages=stages, start=_start(run, observations), devices=run.devices or None
             )
         except FitjaxError as error:
             solved.update({i: f"{batch[i].source}: {error}" for i in slots})
             continue
-        seconds = (time.perf_counter() - began - compile_seconds(began)) / run.size
+        seconds = (time.perf_counter() - began - compile_seconds(began)) / run.batch
         solved.update({i: (solutions[i], seconds) for i in slots})
-    for slot, job in enumerate(batch):
-        yield job, job.error or solved[slot]
+    return [(job, job.error or solved[slot]) for slot, job in enumerate(batch)]
+
+
+def _measure(run: Run, batch: list[Job]) -> None:
+    """As many faces to an accelerator as its memory holds, by what the compiler says of a batch of the usual size."""
+    template = next((job.observation for job in batch if job.observation is not None), None)
+    if template is None or run.left <= run.batch:
+        return
+    device = (run.devices or jax.local_devices())[0]
+    losses, stages = run.recipe.losses(template, run.model), with_joints(run.recipe.stages(template), run.model)
+    each = bytes_per_face(run.model, stack_observations([template] * run.size), losses, stages, _start(run, [template] * run.size))
+    left = -(-run.left // max(len(run.devices), 1))
+    run.sized, run.size = True, fitting_batch_size(free_memory(device), each, run.size, run.recipe.pixels, left)
 
 
 def _kind(observation: Observation) -> Any:
@@ -244,10 +255,10 @@ def _kind(observation: Observation) -> Any:
     return tuple(sets), observation.camera.kind, observation.image is None, observation.parts is None
 
 
-def _start(run: _Run, observations: list[Observation]) -> Any:
+def _start(run: Run, observations: list[Observation]) -> Any:
     """Where each face starts, with a leading axis; None: at the mean face."""
     if run.options.init == "closed_form":
-        return _repeat(run.start, run.size)
+        return _repeat(run.start, len(observations))
     # Imported here: Flax takes a while, and most fits need no network.
     from fitjax.initial.initialise import initialise
 
@@ -260,59 +271,3 @@ def _repeat(start: Any, size: int) -> Any:
         return None
     codes = {k: v for k, v in start.items() if k in ("identity", "expression", "joints", "albedo")}
     return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (size, *jnp.shape(x))), codes)
-
-
-def _fit_person(run: _Run, jobs: Source, advance: Callable[..., None]) -> None:
-    """All photos in one solve: one identity, and expression, pose and light of each."""
-    if run.start is not None:
-        raise FitjaxError("--start: belongs to one photo, and --same-person fits several; leave it out")
-    every = [job for batch in _batches(run, jobs, None, advance) for job in batch]
-    good = [job for job in every if job.observation is not None]
-    results: dict[int, tuple[Solution, float] | str] = {id(job): job.error or "" for job in every}
-    observations = [job.observation for job in good if job.observation is not None]
-    if len({_kind(o) for o in observations}) > 1:
-        raise FitjaxError("--same-person: the photos have different sets of landmarks; give them all the same")
-    if observations:
-        first, began = observations[0], time.perf_counter()
-        losses, stages = run.recipe.losses(first, run.model), with_joints(run.recipe.stages(first), run.model)
-        solutions = fit_shared(observations, model=run.model, losses=losses, stages=stages)
-        seconds = (time.perf_counter() - began - compile_seconds(began)) / len(good)
-        results |= {id(job): (solution, seconds) for job, solution in zip(good, solutions)}
-    run.rows.extend(_finish(run, job, results[id(job)])[0] for job in every)
-
-
-def _finish(run: _Run, job: Job, result: tuple[Solution, float] | str) -> tuple[Row, Record | None]:
-    """Write the folder of a fitted face, or make its arrays for the pack.
-
-    Raises:
-        WriteError: the disk has no room for any more.
-    """
-    photo, job.photo = job.photo, None  # the pixels are not needed after this
-    if isinstance(result, str):
-        return failed_row(job, result), None
-    solution, seconds = result
-    if not solution.ok:
-        return failed_row(job, f"{job.source}: not fitted: {solution.reason}; check the landmarks or the photo"), None
-    warnings = list(job.warnings)
-    if not solution.reliable:
-        warnings.append(f"{job.source}: not reliable: {'; '.join(solution.unreliable_because)}")
-    solution = solution.with_warnings(*warnings)
-    if run.options.pack:
-        return fitted_row(job, None, solution, seconds), _record(solution, job)
-    assert photo is not None
-    folder = run.options.out / job.name
-    try:
-        write_result(folder, solution, photo, lambda: run.clock.timings(job, seconds), run.detector)
-    except FitjaxError as error:
-        if isinstance(error, WriteError) and error.reason in _NO_ROOM and run.config:
-            raise
-        job.content = None  # another run may find a place for it
-        return failed_row(job, f"{job.source}: {error}"), None
-    return fitted_row(job, folder, solution, seconds), None
-
-
-def _record(solution: Solution, job: Job) -> Record:
-    observation = solution.observation
-    camera = {"focal": observation.camera.focal, "centre": observation.camera.centre}
-    seen = {k: {"points": v.points, "confidence": v.confidence, "valid": v.valid} for k, v in observation.landmarks.items()}
-    return face_record(solution.params, camera, seen, job.size)

@@ -28,9 +28,6 @@ from fitjax.model.textured import has_albedo, load_textured
 from fitjax.observation.observation import Observation
 from fitjax.solve.stages import Stage
 
-#: Faces per batch. Pixels take memory; of landmarks alone a batch is quickly done.
-BATCH_OF_PHOTOS, BATCH_OF_LANDMARKS = 8, 64
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -70,6 +67,12 @@ def check_options(options: Fit) -> None:
         raise FitjaxError("--landmarks and --all-faces: a landmark file describes one face; give one of the two")
     if options.same_person and (options.all_faces or options.pack):
         raise FitjaxError("--same-person: goes neither with --all-faces nor with --pack; give it alone")
+    if (options.shared_focal or options.smooth is not None) and not options.same_person:
+        raise FitjaxError("--shared-focal and --smooth: are for several photos of one person; give --same-person too")
+    if options.smooth is not None and not 0 <= options.smooth < float("inf"):
+        raise FitjaxError(f"--smooth: expected 0 or more, found {options.smooth}")
+    if options.same_person and (options.processes or 1) > 1:
+        raise FitjaxError("--same-person: is one solve, and --processes shares inputs out; give one of the two")
     if options.init == "image_net":
         raise FitjaxError("--init image_net: no image network comes with this version; give landmark_net, closed_form or auto")
     if options.init != "closed_form" and (options.start is not None or options.same_person):
@@ -104,8 +107,8 @@ def load_model(options: Fit) -> tuple[Any, Depth]:
 
 
 @contextmanager
-def output_folder(out: Path) -> Iterator[None]:
-    """Make OUT before anything is fitted, and leave none behind that stayed empty.
+def output_folder(out: Path, alone: bool = True) -> Iterator[None]:
+    """Make OUT before anything is fitted, and leave none behind that stayed empty, unless other processes (not ``alone``) may be about to write.
 
     Raises:
         WriteError: it cannot be made, or nothing can be written there.
@@ -122,7 +125,7 @@ def output_folder(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for folder in missing:
+        for folder in missing if alone else ():
             try:
                 folder.rmdir()
             except OSError:  # it holds results

@@ -1,11 +1,14 @@
-"""From the command line's inputs to a list of photos and output names: folders, list files, patterns."""
+"""From the command line's inputs to a list of photos and output names: folders, list files, patterns, archives."""
 
 from __future__ import annotations
 
 import glob
+import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from fitjax.cli.archives import Member, is_archive, read_index
 from fitjax.errors import ImageError
 
 PHOTO_ENDINGS = (
@@ -15,18 +18,22 @@ PHOTO_ENDINGS = (
 LIST_ENDINGS = (".txt", ".lst")
 
 
-def find_photos(inputs: list[Path]) -> list[Path]:
-    """Photos in the order given; folders and patterns contribute theirs sorted by name, a list file the paths on its lines.
+def find_photos(inputs: list[Path]) -> list[Path | Member]:
+    """Photos in the order given; folders and patterns contribute theirs sorted by name, a list file the paths on its lines, an archive its members
+    in their order.
 
     Raises:
-        ImageError: nothing was given, or a folder, list or pattern holds no photo. A missing file is left to its own job.
+        ImageError: nothing was given, or a folder, list, pattern or archive holds no photo, or an archive is damaged. A missing photo is left to
+            its own job.
     """
-    photos: list[Path] = []
+    photos: list[Path | Member] = []
     for path in inputs:
         if path.is_dir():
             photos.extend(_inside(path, _photos_inside(path), "the folder holds"))
         elif path.suffix.lower() in LIST_ENDINGS and path.is_file():
             photos.extend(_inside(path, _listed(path), "the list names"))
+        elif is_archive(path) and not (glob.has_magic(str(path)) and not path.exists()):
+            photos.extend(_inside(path, read_index(path, PHOTO_ENDINGS), "the archive holds"))
         elif glob.has_magic(str(path)) and not path.exists():
             found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
             photos.extend(_inside(path, [p for p in found if p.suffix.lower() in PHOTO_ENDINGS and p.is_file()], "the pattern finds"))
@@ -37,7 +44,7 @@ def find_photos(inputs: list[Path]) -> list[Path]:
     return photos
 
 
-def _inside(path: Path, photos: list[Path], what: str) -> list[Path]:
+def _inside(path: Path, photos: Sequence[Path | Member], what: str) -> Sequence[Path | Member]:
     if not photos:
         raise ImageError(f"{path}: {what} no photo; expected files ending in {', '.join(PHOTO_ENDINGS)}; name another")
     return photos
@@ -61,15 +68,21 @@ def _listed(path: Path) -> list[Path]:
     return [path.parent / line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def output_names(photos: list[Path]) -> list[str]:
+def _safe(stem: str) -> str:
+    """A stem as the name of one folder: an archive may hold any characters, and a name on a disk need not be UTF-8."""
+    name = "".join("_" if c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") else c for c in stem)
+    return "photo" if name.strip(". ") == "" else name
+
+
+def output_names(photos: Sequence[Path | Member]) -> list[str]:
     """A folder name per photo: its stem, with the ending or a number added where two photos share it."""
     names: list[str] = []
     taken: set[str] = set()
-    stems = [p.stem.casefold() for p in photos]
+    stems = [_safe(p.stem).casefold() for p in photos]
     count = Counter(stems)
     next_number: dict[str, int] = {}
     for path, stem in zip(photos, stems):
-        name = path.stem or "photo"
+        name = _safe(path.stem)
         if count[stem] > 1:
             name = f"{name}_{path.suffix.lstrip('.').lower()}"
         candidate, number = name, next_number.get(name.casefold(), 2)

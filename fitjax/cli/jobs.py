@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fitjax.cli.archives import Member
 from fitjax.cli.label_maps import face_mask, observe_labels
 from fitjax.cli.reading import ReadPhoto, Task
 from fitjax.errors import FitjaxError
@@ -32,7 +33,7 @@ class Job:
         observation: set unless ``error`` says why not; so is ``photo``, or of landmarks without one ``size``, (width, height) in pixels.
     """
 
-    source: str | Path
+    source: str | Path | Member
     name: str
     photo: Photo | None = None
     observation: Observation | None = None

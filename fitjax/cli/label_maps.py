@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from fitjax.cli.archives import Member
 from fitjax.cli.beside import file_of
 from fitjax.errors import FitjaxError, ImageError
 from fitjax.image.photo import Photo
@@ -19,7 +20,7 @@ from fitjax.observation.segmentation import with_parts
 LABEL_ENDINGS = (".png", ".npy")
 
 
-def find_labels(photo: Path, labels: Path) -> Path:
+def find_labels(photo: Path | Member, labels: Path) -> Path:
     """The label map of a photo: the file itself, or the one of the photo's stem in a folder.
 
     Raises:

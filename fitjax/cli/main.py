@@ -18,6 +18,7 @@ from fitjax.cli.annotate_options import Annotate
 from fitjax.cli.basis_command import Basis
 from fitjax.cli.convert_options import Export
 from fitjax.cli.eval_command import Eval
+from fitjax.cli.merge_command import Merge, run_merge
 from fitjax.cli.pack_options import Unpack
 from fitjax.cli.synth_command import Synth, run_synth
 from fitjax.cli.train_command import Train, run_train
@@ -33,7 +34,8 @@ class Fit:
     """Fit a 3-D face model to photos; writes one folder per face."""
 
     inputs: Annotated[list[Path], tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO_OR_FOLDER...")]
-    """Photos, folders of photos, patterns in quotes, .txt files with a path per line; or landmarks of many faces without photos (.npz)."""
+    """Photos, folders of photos, patterns in quotes, .txt files with a path per line, tar archives;
+    or landmarks of many faces without photos (.npz)."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = field(default_factory=lambda: Path("out"))
     """Folder for the results: OUT/<stem>/ per face."""
     all_faces: bool = False
@@ -66,15 +68,28 @@ class Fit:
     """Where else to start: the mean face (closed_form), or pose, shape and expression by a network from the landmarks (landmark_net; auto: where the
     network knows the model). image_net does not exist yet."""
     batch_size: int | None = None
-    """Faces per compiled batch when there are several photos; default 8, of landmarks without photos 64."""
+    """Faces per compiled batch and device when there are several photos; default what the device's memory holds, on a CPU at most 8, of landmarks
+    alone 64. Too many for the memory are halved."""
     workers: int | None = None
     """Processes that read photos and find faces ahead of the fits; default one less than there are cores for a large set, 0 for a small one."""
     again: bool = False
     """Fit photos again that OUT/manifest.jsonl says are done."""
+    processes: int | None = None
+    """How many processes, on one machine or several, share the inputs; start the same command on each."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+    coordinator: str | None = None
+    """host:port of process 0, where all meet before they begin; without it each simply takes its part."""
+    distributed: bool = False
+    """Find processes, process-id and coordinator as JAX does, from what Slurm, Open MPI or a TPU says."""
     pack: bool = False
     """Write the parameters of all faces to OUT/packed/ instead of a folder per face; `fitjax unpack` makes folders from them."""
     same_person: bool = False
     """All photos show one person: fit one identity and albedo to all of them, expression, pose and light to each."""
+    shared_focal: bool = False
+    """With --same-person: fit the focal length too, one for all photos."""
+    smooth: float | None = None
+    """With --same-person: the photos are frames of a video in their order; how strongly pose and expression are held together, such as 1."""
     landmark_set: str | None = None
     """Landmark set of an .npz, such as aflw68_original; default by its name or count."""
     image_size: tuple[int, int] | None = None
@@ -99,7 +114,7 @@ class Info:
 #: Subcommands by name.
 COMMANDS: dict[str, Any] = {
     **{"fit": Fit, "demo": Demo, "basis": Basis, "annotate": Annotate, "train": Train, "synth": Synth},
-    **{"export": Export, "unpack": Unpack, "eval": Eval, "info": Info},
+    **{"export": Export, "unpack": Unpack, "merge": Merge, "eval": Eval, "info": Info},
 }
 
 
@@ -125,7 +140,7 @@ def configure_jax() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _run(command: Fit | Demo | Basis | Annotate | Train | Synth | Export | Unpack | Eval | Info, began: float) -> int:
+def _run(command: Fit | Demo | Basis | Annotate | Train | Synth | Export | Unpack | Merge | Eval | Info, began: float) -> int:
     configure_jax()
     if isinstance(command, Fit):
         from fitjax.cli.fit_command import run_fit
@@ -155,6 +170,8 @@ def _run(command: Fit | Demo | Basis | Annotate | Train | Synth | Export | Unpac
         return run_train(command)
     if isinstance(command, Synth):
         return run_synth(command)
+    if isinstance(command, Merge):
+        return run_merge(command)
     if isinstance(command, Eval):
         from fitjax.cli.eval_command import run_eval
 
@@ -177,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fitjax {__version__}")
         return OK
     try:
-        command: Fit | Demo | Basis | Annotate | Train | Synth | Export | Unpack | Eval | Info = tyro.extras.subcommand_cli_from_dict(
+        command: Fit | Demo | Basis | Annotate | Train | Synth | Export | Unpack | Merge | Eval | Info = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="fitjax",
             description="Fit 3-D face models to photographs.",

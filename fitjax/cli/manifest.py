@@ -1,4 +1,4 @@
-"""What a run knows of the runs before it: ``OUT/manifest.jsonl``, one row per face, and the thread that writes it."""
+"""What a run knows of the runs before it: ``OUT/manifest.jsonl``, one row per face, and the thread that writes it and the results."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ import json
 import queue
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jaxlib
 
+from fitjax.cli.hosts import MANIFEST as MANIFEST
+from fitjax.cli.hosts import SHARDS_PER_PART, Part, manifests
 from fitjax.cli.main import Fit
 from fitjax.files.atomic import clear_leftovers
-from fitjax.files.manifest import ManifestWriter, Row, manifest_line, scan_manifest
+from fitjax.files.manifest import ManifestWriter, Row, hold, manifest_line, scan_manifest
 from fitjax.files.pack import PackWriter, Place, Record, shard_path
 from fitjax.version import __version__
 
-MANIFEST = "manifest.jsonl"
 PACK = "packed"
 
 #: Options that say where, how fast or how often, not what comes out. The files that go with photos count with the photos.
 _NOT_THE_RESULT = {"inputs", "out", "batch_size", "workers", "again", "pack", "landmarks", "mask", "labels"}
+_NOT_THE_RESULT |= {"processes", "process_id", "coordinator", "distributed"}
 
 
 def configuration_hash(options: Fit, model: Any, stages: str, detector: str | None) -> str:
@@ -70,22 +72,43 @@ class _Known(NamedTuple):
 class Ledger:
     """The manifest of a folder: which photos have their results already, and what is added.
 
+    Of a run on several processes each has its own manifest, and reads the others': photos that another number of processes has fitted are done.
+
     Args:
         out: folder of the results. config: hash of the configuration. packed: whether results go into shards rather than folders.
-        again: everything is done again.
+        again: everything is done again. part: this process's.
 
     Raises:
-        WriteError: the manifest cannot be read, or another run is writing into the folder.
+        WriteError: a manifest cannot be read, or another run is writing into the folder.
     """
 
-    def __init__(self, out: Path, config: str, packed: bool, again: bool = False) -> None:
-        self.out, self.config, self._packed, self._again = out, config, packed, again
+    def __init__(self, out: Path, config: str, packed: bool, again: bool = False, part: Part | None = None) -> None:
+        self.out, self.config, self._packed, self._again, self._part = out, config, packed, again, part or Part()
         self._photos: dict[str, dict[int, _Known]] = {}
-        whole, self.damaged = scan_manifest(out / MANIFEST, self._remember)
-        self._writer = ManifestWriter(out / MANIFEST, whole)
+        own, whole, self.damaged = out / self._part.manifest, 0, 0
+        siblings = {Part(i, self._part.count).manifest for i in range(self._part.count)} - {own.name}
+        self._held_files: list[Any] = []
+        self._others: list[Path] = []
+        self._own: set[str] = set()
+        try:
+            for path in manifests(out):
+                if path != own and path.name not in siblings:
+                    self._others.append(path)
+                    self._held_files.append(hold(path, shared=self._part.count > 1))
+                size, damaged = scan_manifest(path, self._remember_own if path == own else self._remember)
+                whole = size if path == own else whole
+                self.damaged += 0 if path.name in siblings else damaged  # a sibling may be writing its last line
+            self._writer = ManifestWriter(own, whole)
+        except BaseException:
+            self._release()
+            raise
         self._held: list[Row] = []
         self.added = 0  # faces with a result
         self._shards: dict[int, bool] = {}
+
+    def _remember_own(self, row: Row, line: str) -> None:
+        self._own.add(str(row.get("photo")))
+        self._remember(row, line)
 
     def _remember(self, row: Row, line: str) -> None:
         known = self._photos.setdefault(str(row.get("photo")), {})
@@ -122,9 +145,11 @@ class Ledger:
         return [json.loads(row.line) for _, row in sorted(self._photos.get(photo, {}).items())]
 
     def last_place(self) -> Place | None:
-        """The last face of the pack that the manifest knows."""
+        """The last face of the pack that the manifest knows, of a run on several processes among this one's shards."""
+        first = self._part.first_shard
+        numbers = range(first, first + SHARDS_PER_PART) if self._part.count > 1 else range(sys.maxsize)
         places = (row.place for rows in self._photos.values() for row in rows.values() if row.place is not None)
-        there = ((place.shard, place.row) for place in places if self._has_shard(place.shard))
+        there = ((place.shard, place.row) for place in places if place.shard in numbers and self._has_shard(place.shard))
         last = max(there, default=None)
         return None if last is None else Place(*last)
 
@@ -135,39 +160,69 @@ class Ledger:
             WriteError: they cannot be written.
         """
         for row in rows:
-            self._remember(row, manifest_line(row))
+            self._remember_own(row, manifest_line(row))
         self._held.extend(rows)
         if self._writer.path.exists() or any(row["status"] != "failed" for row in rows):
             self._writer.append(self._held)
             self.added += sum(row["status"] != "failed" for row in self._held)
             self._held = []
 
-    def finish(self, photos: Iterable[str]) -> None:
-        """Write the manifest anew, one row per face: this run's photos in their order, then those of other runs.
+    def finish(self, photos: Iterable[str], inputs: Callable[[str], list[int]] | None = None) -> None:
+        """Write the manifest anew, one row per face: this run's photos in their order, then those of other runs. On one process that is all that is
+        known of the folder, and manifests of several processes are gone afterwards.
+
+        Args:
+            inputs: of part of a run: number of a photo among all inputs, and how many there are.
 
         Raises:
             WriteError: it cannot be written.
         """
-        if not self._writer.path.exists():
+        ours = dict.fromkeys(photos)
+        rest = self._own if self._part.count > 1 else self._photos
+        ordered = list(dict.fromkeys([*ours, *(p for p in self._photos if p in rest)]))
+        if not self._writer.path.exists() and not any(path.name != MANIFEST for path in self._others):
             return
-        for folder in (self.out, self.out / PACK):  # the manifest is locked: nobody else is writing
-            clear_leftovers(folder)
-        ordered = [*photos, *self._photos]
-        self._writer.replace(row for photo in dict.fromkeys(ordered) for row in self.rows(photo))
+        if self._part.count == 1:  # the manifests are locked: nobody else is writing
+            for folder in (self.out, self.out / PACK):
+                clear_leftovers(folder)
+
+        def rows() -> Iterable[Row]:
+            for photo in ordered:
+                for row in self.rows(photo):
+                    row.pop("input", None)  # it belongs to another run
+                    yield row | {"input": inputs(photo)} if inputs is not None and photo in ours else row
+
+        self._writer.replace(rows())
+        if self._part.count == 1:
+            for path in self._others:
+                path.unlink(missing_ok=True)
+
+    def _release(self) -> None:
+        for file in self._held_files:
+            file.close()
+        self._held_files.clear()
 
     def close(self) -> None:
         self._writer.close()
+        self._release()
+
+
+#: What is still to be written of a face: called in the thread that writes, it gives the face's row and, for a pack, its arrays.
+Told = Callable[[], tuple[Row, Record | None]]
 
 
 class WritingThread:
-    """Writes packs and the manifest while the next batch is fitted. It knows NumPy and files only: compiled programs run in one thread.
+    """Writes results and the manifest while the next faces are fitted. It knows NumPy and files only: compiled programs run in one thread.
 
     Whoever has left the ``with`` block without an exception knows that everything is on the disk.
+
+    Args:
+        ahead: how many calls of `put` may wait; it bounds the memory.
     """
 
     def __init__(self, ledger: Ledger, pack: PackWriter | None, ahead: int = 4) -> None:
         self._ledger, self._pack = ledger, pack
-        self._queue: queue.Queue[tuple[list[Row], list[Record | None]] | None] = queue.Queue(ahead)
+        self._queue: queue.Queue[list[Told] | None] = queue.Queue(ahead)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="fitjax-writing", daemon=True)
 
@@ -175,32 +230,37 @@ class WritingThread:
         self._thread.start()
         return self
 
-    def put(self, rows: list[Row], records: list[Record | None]) -> None:
-        """Have a batch written: its rows, and for each the arrays that go into the pack, or None. Waits while too much is waiting.
+    def put(self, faces: list[Told]) -> None:
+        """Have faces written, and then their rows. Waits while too much is waiting.
 
         Raises:
-            WriteError: an earlier batch could not be written.
+            WriteError: earlier faces could not be written.
         """
         if self._error is not None:
             raise self._error
-        self._queue.put((rows, records))
+        self._queue.put(faces)
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (faces := self._queue.get()) is not None:
             if self._error is not None:
                 continue  # what follows a failure is not written: rows of a pack would move
             try:
-                self._write(*item)
+                self._write(faces)
             except BaseException as error:
                 self._error = error
 
-    def _write(self, rows: list[Row], records: list[Record | None]) -> None:
-        packed = [(row, record) for row, record in zip(rows, records) if record is not None]
-        if packed and self._pack is not None:
-            places = self._pack.add([(str(row["name"]), record) for row, record in packed])
-            for (row, _), place in zip(packed, places):
-                row |= {"shard": place.shard, "row": place.row}
-        self._ledger.add(rows)
+    def _write(self, faces: list[Told]) -> None:
+        told: list[tuple[Row, Record | None]] = []
+        try:
+            for face in faces:
+                told.append(face())
+        finally:  # what is written is told, whatever stops the rest
+            packed = [(row, record) for row, record in told if record is not None]
+            if packed and self._pack is not None:
+                places = self._pack.add([(str(row["name"]), record) for row, record in packed])
+                for (row, _), place in zip(packed, places):
+                    row |= {"shard": place.shard, "row": place.row}
+            self._ledger.add([row for row, _ in told])
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         self._queue.put(None)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fitjax.cli.archives import find_member
+from fitjax.cli.inputs import PHOTO_ENDINGS
 from fitjax.cli.manifest import MANIFEST, PACK
 from fitjax.errors import BasisError, FitjaxError, ImageError
 from fitjax.files.manifest import read_manifest
@@ -17,7 +19,7 @@ from fitjax.files.pack import Record, Shard, read_shard, record_params, shard_pa
 from fitjax.files.result import shape_model, write_meshes, write_result
 from fitjax.fit import Solution
 from fitjax.geometry.camera import Camera
-from fitjax.image.photo import Photo, read_photo
+from fitjax.image.photo import Photo, photo_from_bytes, read_photo
 from fitjax.model.basis_file import read_basis
 from fitjax.model.load import find_models, load_basis
 from fitjax.model.textured import load_textured
@@ -70,7 +72,8 @@ def _photo(row: Mapping[str, Any], photos: Path | None) -> Photo | None:
     source = Path(str(row["source"]))
     path = source if photos is None else photos / source.name
     try:
-        photo = read_photo(path)
+        member = next(find_member(path, PHOTO_ENDINGS), None)
+        photo = read_photo(path) if member is None else photo_from_bytes(member.read(), str(path))
     except ImageError:
         return None
     if photo.sha256 != row.get("photo_sha256"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,14 +79,22 @@ def read_packed_landmarks(path: Path, set_name: str | None = None) -> PackedLand
 
 
 def packed_jobs(
-    path: Path, given: PackedLandmarks, image_size: tuple[int, int] | None, kind: CameraKind, focal: float | None
+    path: Path,
+    given: PackedLandmarks,
+    image_size: tuple[int, int] | None,
+    kind: CameraKind,
+    focal: float | None,
+    wanted: Container[str] | None = None,
 ) -> Iterator[Job]:
     """A job per face; what cannot be a face says so. Observations hold NumPy arrays: tiny arrays on a device would cost more than the fits.
 
     Args:
         image_size: (width, height) of the pictures in pixels; None: as if each face filled half of one.
+        wanted: names of those to make; None: all.
     """
     for i, name in enumerate(given.names):
+        if wanted is not None and name not in wanted:
+            continue
         points, confidence = given.points[i], given.confidence[i]
         source = f"{path}[{i}]"
         digest = hashlib.sha256(points.tobytes() + confidence.tobytes())

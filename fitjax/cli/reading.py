@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from fitjax.cli.archives import Member
 from fitjax.cli.beside import file_of
 from fitjax.detect import DetectedFace, Detector, detect_faces
 from fitjax.errors import FitjaxError, ImageError, LandmarkError
-from fitjax.image.photo import Photo, read_photo
+from fitjax.image.photo import Photo, photo_from_bytes, read_photo
 from fitjax.landmark_files import LandmarkFile, read_landmarks
 
 LANDMARK_ENDINGS = (".pts", ".npy", ".json")
@@ -27,7 +29,7 @@ class Beside:
     mask: Path | None = None
     labels: Path | None = None
 
-    def files(self, photo: Path) -> list[Path | None]:
+    def files(self, photo: Path | Member) -> list[Path | None]:
         """The files of a photo; None for one that is expected and not there."""
         kinds = ((self.landmarks, LANDMARK_ENDINGS), (self.mask, (".png",)), (self.labels, LABEL_ENDINGS))
         return [file_of(photo, given, endings) for given, endings in kinds if given is not None]
@@ -41,7 +43,7 @@ class Task:
         name: of its result. done: content for which there is a result already, or None.
     """
 
-    path: Path
+    path: Path | Member
     name: str
     done: str | None = None
 
@@ -68,16 +70,19 @@ class ReadPhoto:
     timings: dict[str, float] = field(default_factory=dict)
 
 
-def content_hash(files: list[Path | None]) -> str | None:
+def content_hash(files: Sequence[Path | Member | None]) -> str | None:
     """What decides that a photo is the same as before: sha256 of the file, or of the hashes of all files that go with it."""
     digests = []
     for path in files:
         try:
+            if isinstance(path, Member):
+                digests.append(hashlib.sha256(path.read()).hexdigest())
+                continue
             if path is None or not path.is_file():
                 return None
             with open(path, "rb") as stream:
                 digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-        except (OSError, ValueError):
+        except (OSError, ValueError, ImageError):
             return None
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
@@ -86,12 +91,13 @@ def read_task(task: Task, beside: Beside, detector: Detector | None) -> ReadPhot
     """Read a photo and what goes with it; what is wrong with it is an entry of the result, not an exception."""
     began = time.perf_counter()
     content = content_hash([task.path, *beside.files(task.path)])
-    result = ReadPhoto(task, content)
+    # The bytes of a member stay here: they are not sent back.
+    result = ReadPhoto(replace(task, path=replace(task.path, data=b"")) if isinstance(task.path, Member) and task.path.data else task, content)
     if content is not None and content == task.done:
         result.done = True
         return result
     try:
-        photo = read_photo(task.path)
+        photo = photo_from_bytes(task.path.read(), str(task.path)) if isinstance(task.path, Member) else read_photo(task.path)
         read = time.perf_counter()
         if beside.landmarks is not None:
             file = find_landmarks(task.path, beside.landmarks)
@@ -115,7 +121,7 @@ def read_task(task: Task, beside: Beside, detector: Detector | None) -> ReadPhot
     return result
 
 
-def find_landmarks(photo: Path, landmarks: Path) -> Path:
+def find_landmarks(photo: Path | Member, landmarks: Path) -> Path:
     """The landmark file of a photo: the file itself, or the one of the photo's stem in a folder.
 
     Raises:
@@ -127,7 +133,7 @@ def find_landmarks(photo: Path, landmarks: Path) -> Path:
     return found
 
 
-def find_mask(photo: Path, mask: Path) -> Path:
+def find_mask(photo: Path | Member, mask: Path) -> Path:
     """The mask of a photo: the file itself, or <stem>.png in a folder.
 
     Raises:

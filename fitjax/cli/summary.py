@@ -144,14 +144,18 @@ def _counted(rows: Sequence[Row]) -> Table:
     return table
 
 
-def print_summary(rows: Sequence[Row], out: Path) -> None:
-    """The table and the folders to stdout; warnings and failures, one line each, to stderr."""
+def print_summary(rows: Sequence[Row], out: Path, whose: str = "") -> None:
+    """The table and the folders to stdout; warnings and failures, one line each, to stderr.
+
+    Args:
+        whose: which process's they are, before the count.
+    """
     many = len(rows) > MOST_LISTED
     Console().print(_counted(rows) if many else _listed(rows))
     fitted = [row for row in rows if row.error is None]
     before = sum(row.before for row in rows)
-    if len(rows) > 1:
-        print(f"{len(fitted)} of {len(rows)} fitted" + (f", {before} of them by an earlier run" if before else ""))
+    if len(rows) > 1 or whose:
+        print(f"{whose}{len(fitted)} of {len(rows)} fitted" + (f", {before} of them by an earlier run" if before else ""))
     if many or any(row.folder is None for row in fitted):
         print(out)
     else:

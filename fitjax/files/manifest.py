@@ -80,7 +80,37 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, float) and not -float("inf") < value < float("inf"):
         return None
-    return value
+    # The name of a file need not be UTF-8; the manifest is.
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def hold(path: Path, shared: bool) -> Any:
+    """Keep other runs from writing a manifest until what is returned is closed.
+
+    Args:
+        shared: several may hold it so at once, a writer not.
+
+    Raises:
+        WriteError: another process is writing it, or holds it.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (held until close)
+    except OSError as error:
+        raise WriteError(path, f"the manifest cannot be read ({error.strerror})") from None
+    _lock(file, path, shared)
+    return file
+
+
+def _lock(file: Any, path: Path, shared: bool = False) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise WriteError(path, "another run is writing into this folder") from None
+    except OSError:  # a network disk without locks
+        pass
 
 
 class ManifestWriter:
@@ -103,21 +133,11 @@ class ManifestWriter:
     def _open(self) -> None:
         try:
             self._file = open(self.path, "r+b" if self.path.exists() else "x+b", buffering=0)  # noqa: SIM115 (held until close)
-            if fcntl is not None:
-                self._lock()
+            _lock(self._file, self.path)
             self._file.truncate(self._end)
             self._file.seek(self._end)
         except OSError as error:
             raise WriteError(self.path, error.strerror or type(error).__name__) from None
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise WriteError(self.path, "another run is writing into this folder") from None
-        except OSError:  # a network disk without locks
-            pass
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows and wait until the disk has them; all of them, or none if the disk is full.

@@ -128,14 +128,15 @@ class PackWriter:
     Args:
         folder: of the shards. facts: what holds for all faces; another run's last shard is continued only if it says the same.
         last: place of the last face that the manifest knows, or None; rows behind it were written by a run that was killed before it could say so.
+        first: number of the first shard where there is no last one.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], last: Place | None = None) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], last: Place | None = None, first: int = 0) -> None:
         self.folder = folder
         self.facts = json.loads(json.dumps(dict(facts)))
         self._names: list[str] = []
         self._records: list[Record] = []
-        self._number = 0 if last is None else last.shard
+        self._number = first if last is None else last.shard
         if last is None:
             return
         tail = read_shard(shard_path(folder, last.shard))

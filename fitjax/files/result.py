@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,67 +199,109 @@ def check_result_folder(folder: str | os.PathLike[str]) -> None:
         raise WriteError(shown, f"no permission to write in {parent}")
 
 
+@dataclass(frozen=True)
+class DrawnResult:
+    """All that a folder of a result holds, on the host: what is compiled has run; what is left is encoding and writing, for any thread.
+
+    Attributes:
+        vertices: (V, 3) fitted head, head space, metres. posed: the same in OpenGL camera axes.
+        picture: (h, w, 3) uint8 of ``overlay.png``. landmarks, camera, content: of the JSON files; ``content`` less what is spent on writing.
+        drawn, unexpressed: with texture, else None: what is drawn; the head without its expression (V, 3) and the displacements by expression.
+        seconds: spent on drawing.
+    """
+
+    solution: Solution
+    photo: Photo
+    vertices: np.ndarray
+    posed: np.ndarray
+    picture: np.ndarray
+    landmarks: dict[str, list[list[float]]]
+    camera: dict[str, Any]
+    content: dict[str, Any]
+    drawn: TexturedResult | None
+    unexpressed: tuple[np.ndarray, dict[str, np.ndarray]] | None
+    seconds: float
+
+    def write(self, folder: str | os.PathLike[str], timings: Mapping[str, float] | None = None) -> None:
+        """Write the folder; it appears complete or not at all, and replaces only an earlier result.
+
+        Args:
+            timings: seconds by name for ``report.json``; ``write`` (drawing and all files but the report) is added.
+
+        Raises:
+            FitjaxError: the folder cannot be written or holds files that are not a result's.
+        """
+        import imageio.v3 as imageio
+
+        began = time.perf_counter()
+        model, solution = shape_model(self.solution.model), self.solution
+        mesh = (np.asarray(model.triangles), np.asarray(model.uv), np.asarray(model.uv_triangles))
+        facts = {
+            "model": model.name,
+            "basis_sha256": model.basis_sha256,
+            "fitjax": __version__,
+            "photo_sha256": self.photo.sha256,
+            "status": solution.status.name.lower(),
+        }
+        content = self.content
+        with atomic_folder(folder, owned=RESULT_FILES) as part:
+            save_params(part / "params.safetensors", solution.params, facts)
+            write_camera_json(part / "camera.json", self.camera)
+            if self.drawn is not None and self.unexpressed is not None:
+                content = content | _write_textured(part, solution, self.photo, self.unexpressed, self.posed, mesh, self.drawn)
+            else:
+                write_glb(part / "canonical.glb", self.vertices, *mesh)
+                write_glb(part / "posed.glb", self.posed, *mesh)
+                write_obj(part / "posed.obj", self.posed, *mesh)
+            atomic_write_bytes(part / "overlay.png", imageio.imwrite("<bytes>", self.picture, extension=".png"))
+            atomic_write_text(part / "landmarks.json", json.dumps(self.landmarks) + "\n")
+            write = self.seconds + time.perf_counter() - began
+            spent = {**content["timings_seconds"], **{k: round(v, 4) for k, v in {**(timings or {}), "write": write}.items()}}
+            content = content | {"timings_seconds": spent}
+            if self.drawn is not None:
+                content["files"] = sorted(RESULT_FILES)
+            atomic_write_text(part / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def draw_result(solution: Solution, photo: Photo, detector: str | None = None) -> DrawnResult:
+    """Draw what goes into the folder of a fit: everything that is compiled.
+
+    Args:
+        detector: name of the landmark detector, or None for the user's own landmarks.
+    """
+    began = time.perf_counter()
+    prediction = solution.prediction
+    vertices, camera_space = np.asarray(prediction.face.vertices), np.asarray(prediction.vertices_camera, np.float64)
+    pose = solution.rotation, np.asarray(prediction.t_camera_head)
+    camera = camera_to_dict(np.asarray(prediction.camera.K), *pose, photo.width, photo.height, prediction.camera.kind)
+    drawn: TexturedResult | None = None
+    unexpressed = None
+    if is_textured(solution):
+        # Imported here: fits of landmarks need no renderer.
+        from fitjax.files.textured import draw_textured, split_expression
+
+        drawn, unexpressed = draw_textured(solution, photo), split_expression(solution.model, vertices, solution.params)
+    picture, landmarks, content = overlay(solution, photo, drawn), landmark_table(solution), report(solution, photo, {}, detector)
+    posed = camera_space @ _OPENGL_FROM_OPENCV
+    seconds = time.perf_counter() - began
+    return DrawnResult(solution, photo, vertices, posed, picture, landmarks, camera, content, drawn, unexpressed, seconds)
+
+
 def write_result(
-    folder: str | os.PathLike[str],
-    solution: Solution,
-    photo: Photo,
-    timings: Mapping[str, float] | Callable[[], Mapping[str, float]] | None = None,
-    detector: str | None = None,
+    folder: str | os.PathLike[str], solution: Solution, photo: Photo, timings: Mapping[str, float] | None = None, detector: str | None = None
 ) -> None:
-    """Write the folder of a fit; it appears complete or not at all, and replaces only an earlier result.
+    """Draw and write the folder of a fit; it appears complete or not at all, and replaces only an earlier result.
 
     A fit of a linear model gets `MESH_FILES`; one of a textured model to an observation with pixels all of `RESULT_FILES`.
 
     Args:
-        timings: seconds by name for ``report.json``, or a function that gives them once everything else is written; ``write`` (all
-            files but the report) is added, and ``solve`` where it is absent.
+        timings: seconds by name for ``report.json``; ``write`` (all files but the report) is added, and ``solve`` where it is absent.
         detector: name of the landmark detector, or None for the user's own landmarks.
 
     Raises:
         FitjaxError: the folder cannot be written or holds files that are not a result's.
     """
-    import imageio.v3 as imageio
-
-    began = time.perf_counter()
-    model, prediction = shape_model(solution.model), solution.prediction
-    mesh = (np.asarray(model.triangles), np.asarray(model.uv), np.asarray(model.uv_triangles))
-    camera_space = np.asarray(prediction.vertices_camera, np.float64)
-    camera = camera_to_dict(
-        np.asarray(prediction.camera.K),
-        solution.rotation,
-        np.asarray(prediction.t_camera_head),
-        photo.width,
-        photo.height,
-        prediction.camera.kind,
-    )
-    facts = {
-        "model": model.name,
-        "basis_sha256": model.basis_sha256,
-        "fitjax": __version__,
-        "photo_sha256": photo.sha256,
-        "status": solution.status.name.lower(),
-    }
-    with atomic_folder(folder, owned=RESULT_FILES) as part:
-        save_params(part / "params.safetensors", solution.params, facts)
-        write_camera_json(part / "camera.json", camera)
-        posed = camera_space @ _OPENGL_FROM_OPENCV
-        drawn: TexturedResult | None = None
-        extra: dict[str, Any] = {}
-        if is_textured(solution):
-            drawn, extra = _write_textured(part, solution, photo, posed, mesh)
-        else:
-            write_glb(part / "canonical.glb", np.asarray(prediction.face.vertices), *mesh)
-            write_glb(part / "posed.glb", posed, *mesh)
-            write_obj(part / "posed.obj", posed, *mesh)
-        picture = imageio.imwrite("<bytes>", overlay(solution, photo, drawn), extension=".png")
-        atomic_write_bytes(part / "overlay.png", picture)
-        atomic_write_text(part / "landmarks.json", json.dumps(landmark_table(solution)) + "\n")
-        given = timings() if callable(timings) else timings or {}
-        spent = {**given, "write": time.perf_counter() - began}
-        content = report(solution, photo, spent, detector) | extra
-        if drawn is not None:
-            content["files"] = sorted(RESULT_FILES)
-        atomic_write_text(part / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    draw_result(solution, photo, detector).write(folder, timings)
 
 
 def write_meshes(folder: str | os.PathLike[str], solution: Solution, image_size: tuple[int, int]) -> None:
@@ -287,20 +330,21 @@ def write_meshes(folder: str | os.PathLike[str], solution: Solution, image_size:
 
 
 def _write_textured(
-    part: Path, solution: Solution, photo: Photo, posed: np.ndarray, mesh: tuple[np.ndarray, np.ndarray, np.ndarray]
-) -> tuple[TexturedResult, dict[str, Any]]:
-    """Meshes with their texture, and the pictures; returns what was drawn and what the report gains."""
-    # Imported here: fits of landmarks need no renderer.
+    part: Path,
+    solution: Solution,
+    photo: Photo,
+    unexpressed: tuple[np.ndarray, dict[str, np.ndarray]],
+    posed: np.ndarray,
+    mesh: tuple[np.ndarray, np.ndarray, np.ndarray],
+    drawn: TexturedResult,
+) -> dict[str, Any]:
+    """Meshes with their texture, and the pictures; returns what the report gains."""
     from fitjax.files import textured
 
-    drawn = textured.draw_textured(solution, photo)
-    neutral, targets = textured.split_expression(
-        solution.model, np.asarray(solution.prediction.face.vertices), solution.params
-    )
+    neutral, targets = unexpressed
     weights = dict(zip(targets, np.asarray(solution.params["expression"], float).tolist()))
     look: dict[str, Any] = {"texture_png": drawn.texture_png, "roughness": textured.ROUGHNESS}
     write_glb(part / "canonical.glb", neutral, *mesh, morph_targets=targets, morph_weights=weights, **look)
     write_glb(part / "posed.glb", posed, *mesh, **look)
     write_obj(part / "posed.obj", posed, *mesh, material=ObjMaterial("face", "texture.png"))
-    unit = textured.write_pictures(part, drawn, photo)
-    return drawn, textured.report_texture(solution, drawn, unit)
+    return textured.report_texture(solution, drawn, textured.write_pictures(part, drawn, photo))

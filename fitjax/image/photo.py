@@ -16,7 +16,7 @@ from .decode import array_to_rgb, pillow_to_rgb, upright
 from .exif import focal_from_exif
 from .sniff import not_a_photo
 
-__all__ = ["MAX_PIXELS", "MIN_SIDE", "Photo", "downscale_for_detection", "photo_from_array", "read_photo"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "MIN_SIDE", "Photo", "downscale_for_detection", "photo_from_array", "photo_from_bytes", "read_photo"]
 
 # Pillow's own threshold for its bomb warning: up to here it stays silent, so no warning filter has to be touched.
 MAX_PIXELS = 89_478_485
@@ -111,10 +111,20 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
         ImageError: missing, a folder, empty, truncated, not a photo, unsupported, smaller than 32 pixels on a side, or
             more than ``MAX_PIXELS`` pixels.
     """
+    return photo_from_bytes(_read_bytes(Path(path)), str(path))
+
+
+def photo_from_bytes(data: bytes, what: str) -> Photo:
+    """As `read_photo`, of a file's bytes.
+
+    Args:
+        what: used in messages and as the photo's ``path``.
+
+    Raises:
+        ImageError: as `read_photo`.
+    """
     from PIL import Image, UnidentifiedImageError
 
-    data = _read_bytes(Path(path))
-    what = str(path)
     if (reason := not_a_photo(data)) is not None:
         raise ImageError(f"{what}: {reason}")
     warnings: list[str] = []
