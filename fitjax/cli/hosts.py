@@ -36,7 +36,7 @@ _MEETING = """
 import json, sys, jax
 jax.config.update("jax_platforms", "cpu")
 jax.distributed.initialize(**json.loads(sys.argv[1]))
-found = {"index": jax.process_index(), "count": jax.process_count(), "devices": jax.config.jax_cuda_visible_devices}
+found = {"index": jax.process_index(), "count": jax.process_count(), "devices": jax.config.values.get("jax_cuda_visible_devices", "all")}
 jax.distributed.shutdown()
 print("met", json.dumps(found))
 """
@@ -124,8 +124,7 @@ def meet(coordinator: str | None, count: int | None, index: int | None, seconds:
         raise FitjaxError(_alone(f"no answer within {2 * seconds + 60} seconds")) from None
     line = next((line for line in done.stdout.splitlines() if line.startswith("met ")), None)
     if line is None:
-        said = [text for text in done.stderr.splitlines() if text.strip()]
-        raise FitjaxError(_alone(said[-1].strip()[:300] if said else f"exit code {done.returncode}"))
+        raise FitjaxError(_alone(_reason(done.stderr, coordinator, seconds)))
     found = json.loads(line[4:])
     if found["devices"] != "all":
         # Imported here: without other processes nothing is to be set. Several processes on a machine share out its accelerators, as JAX does.
@@ -134,6 +133,16 @@ def meet(coordinator: str | None, count: int | None, index: int | None, seconds:
         jax.config.update("jax_cuda_visible_devices", found["devices"])
         jax.config.update("jax_rocm_visible_devices", found["devices"])
     return Part(int(found["index"]), int(found["count"]))
+
+
+def _reason(said: str, coordinator: str | None, seconds: int) -> str:
+    """One line of what a failed meeting says."""
+    if "should be defined" in said or "must be defined" in said:
+        return "nothing here tells of them, as Slurm, Open MPI or a TPU would"
+    if "DEADLINE_EXCEEDED" in said or "Timeout" in said:
+        return f"not all of them came to {coordinator or 'process 0'} within {seconds} seconds"
+    lines = [line.strip() for line in said.splitlines() if "Error" in line]
+    return lines[-1][:300] if lines else "JAX's distributed runtime ended without saying why"
 
 
 def _alone(why: str) -> str:
