@@ -70,7 +70,7 @@ def fitted(monkeypatch):
 def test_parts_are_disjoint_and_whole():
     items = list(range(11))
     parts = [Part(i, 4).of(items) for i in range(4)]
-    assert sorted(sum(parts, [])) == items and parts[1] == [1, 5, 9]
+    assert sorted(i for part in parts for i in part) == items and parts[1] == [1, 5, 9]
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
