@@ -9,6 +9,8 @@ from jaxtyping import Array, Float
 
 from fitjax.synth.settings import BLOCK
 
+#: What passes through it is computed before what reads it, and not again for each reading.
+once = jax.lax.optimization_barrier
 _RADIUS = 8
 #: Quantisation of 8 × 8 cosine coefficients at quality 50 (ITU-T T.81, tables K.1 and K.2, which the recommendation gives as examples).
 _LUMA = np.array([
@@ -32,10 +34,10 @@ def blur(image: Float[Array, "H W C"], sigma: Float[Array, ""]) -> Float[Array, 
     kernel = jnp.exp(-0.5 * (x / jnp.maximum(sigma, 0.05)) ** 2)
     kernel = kernel / kernel.sum()
     for axis in (0, 1):
-        padded = jnp.pad(image, [(_RADIUS, _RADIUS) if a == axis else (0, 0) for a in range(3)], mode="edge")
+        padded = once(jnp.pad(image, [(_RADIUS, _RADIUS) if a == axis else (0, 0) for a in range(3)], mode="edge"))
         length = image.shape[axis]
         image = sum(kernel[k] * jax.lax.slice_in_dim(padded, k, k + length, axis=axis) for k in range(2 * _RADIUS + 1))  # type: ignore[assignment]
-    return image
+    return once(image)
 
 
 def quantise(image: Float[Array, "H W 3"], quality: Float[Array, ""]) -> Float[Array, "H W 3"]:

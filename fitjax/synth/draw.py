@@ -27,9 +27,9 @@ from fitjax.pytree import pytree
 from fitjax.render.interpolate import fragments, interpolate
 from fitjax.render.lighting import diffuse_shading, specular, srgb_from_linear
 from fitjax.render.rasterize import rasterize
-from fitjax.render.texture import sample_texture
+from fitjax.render.texture import sample_texture as _sample_texture
 from fitjax.synth import occluders
-from fitjax.synth.camera_effects import blur, quantise, smooth_noise
+from fitjax.synth.camera_effects import blur, once, quantise, smooth_noise
 from fitjax.synth.settings import GLASSES, HAIR, OCCLUDER, SynthSettings, check_settings
 from fitjax.train.generator import AlbedoGenerator, albedo_generator
 from fitjax.train.texels import texels_of
@@ -86,6 +86,12 @@ class Sample:
     visible: Bool[Array, "S S"]
     depth: Float[Array, "S S"]
     labels: Int[Array, "S S"]
+
+
+def sample_texture(texture: Array, uv: Array) -> Array:
+    """The map's value at ``uv``, both computed once: XLA on a CPU would compute them anew for each of the four texels read, at twice the time of the
+    whole portrait."""
+    return once(_sample_texture(*once((texture, uv))))
 
 
 def load_synth(height: int = 192, width: int = 224) -> SynthModel:

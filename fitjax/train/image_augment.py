@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fitjax.initial.image_crop import CROP_OVER_FACE
 from fitjax.initial.image_tables import chart_from_uv
 from fitjax.pytree import pytree
+from fitjax.synth.camera_effects import once
 from fitjax.synth.settings import LABELS
 from fitjax.train.image_pool import HEAD_BIT, LABEL_BITS, SKIN_BIT, VISIBLE_BIT
 
@@ -49,13 +50,14 @@ def centres(size: int) -> Float[Array, "S S 2"]:
 
 
 def _bilinear(picture: Float[Array, "H W C"], place: Float[Array, "h w 2"]) -> Float[Array, "h w C"]:
+    picture, place = once((picture, place))
     height, width = picture.shape[:2]
     x, y = jnp.clip(place[..., 0], 0, width - 1.001), jnp.clip(place[..., 1], 0, height - 1.001)
     column, row = x.astype(jnp.int32), y.astype(jnp.int32)
     right, down = (x - column)[..., None], (y - row)[..., None]
     flat, first = picture.reshape(height * width, -1), row * width + column
     top = flat[first] * (1 - right) + flat[first + 1] * right
-    return top * (1 - down) + (flat[first + width] * (1 - right) + flat[first + width + 1] * right) * down
+    return once(top * (1 - down) + (flat[first + width] * (1 - right) + flat[first + width + 1] * right) * down)
 
 
 def _nearest(picture: Array, place: Float[Array, "h w 2"]) -> Array:
@@ -69,14 +71,20 @@ def _blurred(image: Array, sigma: Array) -> Array:
     kernel = jnp.exp(-0.5 * (x / jnp.maximum(sigma, 0.05)) ** 2)
     kernel = kernel / kernel.sum()
     for axis in (0, 1):
-        padded = jnp.pad(image, [(3, 3) if a == axis else (0, 0) for a in range(3)], mode="edge")
+        padded = once(jnp.pad(image, [(3, 3) if a == axis else (0, 0) for a in range(3)], mode="edge"))
         image = sum((kernel[k] * jax.lax.slice_in_dim(padded, k, k + image.shape[axis], axis=axis) for k in range(7)), jnp.zeros(()))
     return image
 
 
 def _camera(key: Array, image: Float[Array, "S S 3"]) -> Float[Array, "S S 3"]:
     """Colour, exposure, blur and noise."""
-    k = jax.random.split(key, 9)
+    k = jax.random.split(key, 10)
+    # Most photographers see to it that a face is neither black nor white.
+    middle = jnp.exp(-jnp.sum(centres(image.shape[0]) ** 2, -1) / 0.3)
+    bright = jnp.sum(image.mean(-1) * middle) / jnp.sum(middle)
+    wanted = jax.random.uniform(k[9], minval=0.3, maxval=0.65)
+    exposed = (image + 1e-4) ** jnp.clip(jnp.log(wanted) / jnp.log(jnp.clip(bright, 0.02, 0.95)), 0.35, 2.5)
+    image = jnp.where(jax.random.uniform(jax.random.fold_in(key, 1)) < 0.75, exposed, image)
     grey = jnp.matmul(image, jnp.array([0.299, 0.587, 0.114]))[..., None]
     vivid = jnp.where(jax.random.uniform(k[0]) < 0.12, 0.0, jnp.exp(0.3 * jax.random.normal(k[1])))
     image = jnp.clip(grey + vivid * (image - grey), 0, 1) + 1e-4

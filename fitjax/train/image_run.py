@@ -87,7 +87,7 @@ def _transform(settings: ImageSettings) -> optax.GradientTransformation:
 def start_training(settings: ImageSettings, tables: ImageTables) -> ImageState:
     """The state before the first step."""
     weights = jax.jit(network(settings).init)(jax.random.key(settings.seed), jnp.zeros((1, settings.side, settings.side, 3)), tables)
-    return ImageState(weights, weights, _transform(settings).init(weights), jnp.zeros((), jnp.int32))
+    return ImageState(weights, jax.tree.map(jnp.copy, weights), _transform(settings).init(weights), jnp.zeros((), jnp.int32))
 
 
 @partial(jax.jit, static_argnames=("settings",), donate_argnames=("state",))
