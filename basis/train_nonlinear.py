@@ -3,7 +3,8 @@
 The albedo is that of `fitjax train decoder` at its full size. Identities are random MakeHuman faces, as those that the embedded basis was
 computed from but with other seeds, projected on its modes: their joint distribution is not normal (sex, age, ancestry and weight multiply), which
 is what a lift can learn; half of the identities are standard normal, so that it is no worse off them. FOLDER keeps faces, checkpoints and metrics;
-run again, it goes on. `--ship` copies the result and writes its record.
+run again, it goes on. `--ship` copies the result and writes its record. `--network conv` trains the paper's network on the same faces instead, at
+half the size, as far as the steps given.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from basis.head_mesh import crop_head
 from basis.modes import front_of_face, vertex_importance
 from basis.sample_faces import FacePrior, average_person, sample_faces
 from fitjax.model.load import load_basis
+from fitjax.train.conv_run import paper_at_half, train_conv_decoder
 from fitjax.train.generator import generator_hash
 from fitjax.train.generator_shape import random_identities
 from fitjax.train.run import PRESETS, train_decoder
@@ -104,12 +106,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="for faces, checkpoints and metrics")
     parser.add_argument("--ship", action="store_true", help="copy the result into fitjax/data")
+    parser.add_argument("--network", choices=("lift", "conv"), default="lift", help="what is trained")
+    parser.add_argument("--steps", type=int, nargs=2, default=(4000, 1500), help="of the convolutional albedo and shape")
     arguments = parser.parse_args()
 
     def progress(network: str, step: int, measured: dict[str, float]) -> None:
         print(network, step, {name: round(value, 6) for name, value in measured.items()}, flush=True)
 
-    model = train_decoder(PRESETS["full"], arguments.folder, identities(arguments.folder), progress)
+    people = identities(arguments.folder)
+    if arguments.network == "conv":
+        train_conv_decoder(paper_at_half(*arguments.steps), arguments.folder, people, progress)
+        return
+    model = train_decoder(PRESETS["full"], arguments.folder, people, progress)
     if arguments.ship and model is not None:
         ship(model, arguments.folder)
 

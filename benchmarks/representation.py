@@ -47,13 +47,13 @@ SHAPE = LiftSettings(hidden=256, steps=3000, proxy_weight=0.0)
 FIT_STEPS, FIT_RATE = 300, 0.03
 #: The least reduction of the error asked for, by length.
 ASKED = {16: 0.33, 32: 0.33, 64: 0.33, 160: 0.25}
-PARTS = ["textures", "shapes", "photos", "times"]
+PARTS = ["textures", "shapes", "photos", "times", "conv"]
 ASKED_SHAPE = {32: 0.10, 64: 0.10, 160: -0.02}
 
 
-def fit_codes(decode: Callable[[Any], Any], error: Callable[[Any], Any], start: Any) -> np.ndarray:
+def fit_codes(decode: Callable[[Any], Any], error: Callable[[Any], Any], start: Any, steps: int = FIT_STEPS) -> np.ndarray:
     """Codes (N, k) by Adam on the mean error from a start, the learning rate falling to nothing."""
-    optimiser = optax.adam(optax.cosine_decay_schedule(FIT_RATE, FIT_STEPS))
+    optimiser = optax.adam(optax.cosine_decay_schedule(FIT_RATE, steps))
 
     @jax.jit
     def run(start: Any) -> Any:
@@ -64,7 +64,7 @@ def fit_codes(decode: Callable[[Any], Any], error: Callable[[Any], Any], start: 
             change, memory = optimiser.update(gradient, memory)
             return (optax.apply_updates(codes, change), memory), None
 
-        return jax.lax.scan(step, (start, optimiser.init(start)), None, length=FIT_STEPS)[0][0]
+        return jax.lax.scan(step, (start, optimiser.init(start)), None, length=steps)[0][0]
 
     return np.asarray(run(start))
 
@@ -319,6 +319,14 @@ def main(arguments: list[str] | None = None) -> int:
         result.tables += tables
         result.targets += targets
         result.facts |= {"shapes": facts}
+    if "conv" in options.only:
+        from benchmarks.representation_conv import conv_report
+
+        tables, targets, facts, pictures = conv_report(options.folder)
+        result.tables += tables
+        result.targets += targets
+        result.facts |= {"conv": facts}
+        result.pictures |= pictures
     for name, measure in (("photos", photos_report), ("times", times_report)):
         if name in options.only:
             tables, targets, facts = measure()

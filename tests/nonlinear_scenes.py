@@ -9,11 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from toy import N_IDENTITY
 
+import fitjax as fj
+from fitjax.geometry.rotation import rotation_from_aflw2000
 from fitjax.model.nonlinear import NonlinearModel, nonlinear_model
 from fitjax.model.nonlinear_albedo import ConvAlbedo, LiftedAlbedo
 from fitjax.model.nonlinear_shape import conv_shape, extended_shape
 from fitjax.networks.conv import GlobalLocalDecoder
 from fitjax.networks.lift import LiftDecoder, LiftEncoder, LiftScales
+from fitjax.prediction import predict
+from fitjax.pytree import replace
+from fitjax.render.face import rasterize_face, render_face
 
 CODES, RANK, SIDE = 5, 9, 16
 TINY = {"first": 6, "local_first": 4, "channels": (5, 4), "local_channels": (4,)}
@@ -72,3 +77,36 @@ def conv_model(linear: Any, seed: int = 0) -> NonlinearModel:
     shape = conv_shape(linear, weights[0], REGIONS, scale=0.004, **settings)
     albedo = ConvAlbedo(jnp.full((32, 32, 3), 0.6), jnp.float32(0.2), weights[1], code_length=CODES, regions=REGIONS, size=32, **TINY)
     return nonlinear_model(shape, albedo)
+
+
+@jax.jit
+def _drawn(model: Any, params: Any, observation: Any) -> Any:
+    prediction = predict(model, params, observation)
+    return render_face(prediction, rasterize_face(prediction, *observation.image.shape[:2]))
+
+
+@jax.jit
+def _points(model: Any, params: Any, observation: Any) -> Any:
+    return predict(model, params, observation).pixels["aflw68"]
+
+
+def photographed(model: NonlinearModel, seed: int, size: int = 40, turned: float = 25.0) -> tuple[dict, fj.Observation]:
+    """Random true codes, and an observation whose crop of ``size``² pixels is their own full render; the head turned by up to ``turned`` degrees."""
+    rng = np.random.default_rng(seed)
+    init = model.init()
+    truth = {k: jnp.asarray(0.7 * rng.normal(size=v.shape), jnp.float32) for k, v in init.items()}
+    truth["expression"] = jnp.asarray(rng.uniform(0, 0.4, init["expression"].shape), jnp.float32)
+    angles = np.radians([5 * rng.normal(), turned, 5 * rng.normal()])
+    truth["pose"] = {"rotation": jnp.asarray(rotation_from_aflw2000(jnp.asarray(angles)), jnp.float32), "translation": jnp.array([0.0, 0.0, 0.8])}
+    camera = fj.make_camera(320, 240)
+    blank = fj.make_observation({"aflw68": rng.uniform(0, 100, (68, 2))}, camera)
+    observation = fj.make_observation({"aflw68": np.asarray(_points(model, truth, blank))}, camera)
+    scale = size / (1.5 * float(observation.face_size))
+    low = np.asarray(observation.face_centre) - size / (2 * scale)
+    affine = np.array([[scale, 0, -low[0] * scale - 0.5], [0, scale, -low[1] * scale - 0.5]], np.float32)
+    camera = replace(observation.camera, crop_from_image=jnp.asarray(affine))
+    observation = replace(observation, camera=camera, image=jnp.zeros((size, size, 3)), image_valid=jnp.ones((size, size), bool))
+    face = _drawn(model, truth, observation)
+    place = jnp.where(face.covered, face.pixel, size * size)
+    image = jnp.full((size * size + 1, 3), 0.1).at[place].set(jnp.clip(face.colour, 0, 1))[:-1]
+    return truth, replace(observation, image=image.reshape(size, size, 3))

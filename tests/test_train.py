@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -17,10 +20,9 @@ from fitjax.errors import FitjaxError
 from fitjax.model.load import is_nonlinear
 from fitjax.model.nonlinear import NonlinearModel, load_nonlinear
 from fitjax.model.nonlinear_codec import decode_maps, encode_maps
-from fitjax.networks.lift import LiftScales
 from fitjax.train.checkpoint import load_checkpoint, save_checkpoint
 from fitjax.train.coefficients import Folding, components
-from fitjax.train.conv import ConvSettings, advance_conv, start_conv
+from fitjax.train.conv import ConvSettings, map_faces, train_conv
 from fitjax.train.generator import generator_hash
 from fitjax.train.lift import LiftSettings, proxy_filter
 from fitjax.train.run import DecoderSettings, make_faces, train_decoder
@@ -213,23 +215,74 @@ def test_the_filter_solves_for_the_proxy():
     assert len(generator_hash()) == 64
 
 
-def test_the_convolutional_decoder_learns():
-    """A tiny global-local network on faces mixed from four pictures: both heads come closer to them."""
+@pytest.fixture(scope="module")
+def waves():
+    """Faces mixed from four pictures, their coefficients, and a tiny network for them."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:16, :16] / 16
     waves = np.stack([np.cos(np.pi * a * rows) * np.cos(np.pi * b * columns) for a, b in ((1, 0), (0, 2), (2, 0), (1, 2))])
-    modes = (waves[..., None] * rng.uniform(0.5, 1.0, (4, 1, 1, 3))).astype(np.float32)
-    modes /= np.sqrt((modes**2).mean((1, 2, 3), keepdims=True))
-    mean, weight = jnp.full((16, 16, 3), 0.5), jnp.full((16, 16), 1 / 256)
-    scales = LiftScales(jnp.full(4, 0.3), jnp.eye(4))
+    modes = waves[..., None] * rng.uniform(0.5, 1.0, (4, 1, 1, 3))
+    modes *= 0.1 / np.sqrt((modes**2).mean((1, 2, 3), keepdims=True))
+    faces = map_faces(np.full((16, 16, 3), 0.5), modes, np.full((16, 16), 1 / 256), np.ones(4))
     settings = ConvSettings(
         code_length=4, regions=((4, 4, 8, 8),), first=8, local_first=8, channels=(8, 6), local_channels=(6,), steps=60, batch=8, rate=1e-2
     )
-    state = start_conv(settings, 16, 16, scales)
-    errors = []
-    for _ in range(60):
-        maps = mean + 0.1 * jnp.einsum("nk,khwc->nhwc", jnp.asarray(rng.normal(size=(8, 4)), jnp.float32), modes)
-        state, terms = advance_conv(settings, state, scales, mean, jnp.asarray(modes.reshape(4, -1)), weight, maps)
-        errors.append((float(terms["full"]), float(terms["proxy"])))
-    assert int(state[2]) == 60
-    assert (np.mean(errors[-5:], 0) < 0.8 * np.mean(errors[:5], 0)).all()
+    return settings, faces, rng.normal(size=(96, 4)).astype(np.float32)
+
+
+def test_the_convolutional_decoder_learns_and_goes_on(waves, tmp_path):
+    """Both heads come closer to the faces; a run that was killed after the first interval ends with the same numbers."""
+    settings, faces, data = waves
+
+    def train(folder, progress=None):
+        files = folder / "conv_albedo.checkpoint.safetensors", folder / "metrics.jsonl"
+        return train_conv(settings, faces, data[:64], data[64:], *files, {}, 20, progress)
+
+    whole = train(tmp_path / "whole")
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [20, 40, 60]
+    for name in ("train_full", "train_proxy", "held_out_full"):
+        assert rows[-1][name] < 0.8 * rows[0][name], name
+    stopped = train(tmp_path / "again", lambda name, step, measured: step == 20)
+    assert int(stopped[2]) == 20
+    again = train(tmp_path / "again")
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_halved_faces_are_the_means_of_four():
+    maps = np.random.default_rng(1).normal(size=(3, 8, 12, 3))
+    weight = np.random.default_rng(2).uniform(size=(8, 12))
+    half = map_faces(maps[0], maps[1:], weight, np.ones(2), halvings=1)
+    c = np.array([[0.3, -1.2]], np.float32)
+    whole = maps[0] + np.einsum("nk,khwc->nhwc", c, maps[1:])
+    np.testing.assert_allclose(half.draw(jnp.asarray(c)), whole.reshape(1, 4, 2, 6, 2, 3).mean((2, 4)), atol=1e-6)
+    np.testing.assert_allclose(half.weight, weight.reshape(4, 2, 6, 2).sum((1, 3)), rtol=1e-6)
+
+
+_TEN_STEPS = """
+import jax, jax.numpy as jnp, numpy as np
+from fitjax.networks.lift import LiftScales
+from fitjax.train.lift import LiftSettings, advance, start
+settings = LiftSettings(code_length=3, hidden=8, depth=1, steps=20, batch=8, warmup=2)
+scales = LiftScales(jnp.asarray(0.8 ** np.arange(6), jnp.float32), jnp.eye(6))
+data = jnp.asarray(np.random.default_rng(0).normal(size=(40, 6)), jnp.float32)
+state, parts = advance(settings, start(settings, scales), scales, data, 10)
+numbers = np.concatenate([np.asarray(x, np.float64).ravel() for x in (*jax.tree.leaves(state.weights), parts["full"])])
+"""
+_SAVED = """
+import sys
+text = advance.lower(settings, start(settings, scales), scales, data, 10).compile().as_text()
+assert jax.device_count() == 2 and "all-reduce" in text, "the batch was not split"
+np.save(sys.argv[1], numbers)
+"""
+
+
+def test_the_batch_is_split_between_devices(tmp_path):
+    """Two simulated devices, in a process of its own: the numbers of one device, with gradients that are summed over both."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    path = tmp_path / "two.npy"
+    subprocess.run([sys.executable, "-c", _TEN_STEPS + _SAVED, str(path)], env=environment, check=True)
+    here: dict = {}
+    exec(_TEN_STEPS, here)
+    np.testing.assert_allclose(np.load(path), here["numbers"], rtol=1e-5, atol=1e-5)

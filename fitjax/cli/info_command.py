@@ -10,7 +10,8 @@ from fitjax.detect import default_detector
 from fitjax.errors import FitjaxError
 from fitjax.files.result import package_versions
 from fitjax.model.basis_file import read_basis
-from fitjax.model.load import find_models, user_models_folder
+from fitjax.model.load import NONLINEAR, find_models, is_nonlinear, user_models_folder
+from fitjax.model.nonlinear_file import describe_nonlinear, shipped_nonlinear
 
 
 def run_info() -> int:
@@ -25,8 +26,14 @@ def run_info() -> int:
         print("detector: none.", error)
     table = Table("model", "vertices", "identity", "expression", "licence", "sha256")
     places = []
-    for name, path in find_models().items():
+    for name, path in (find_models() | {NONLINEAR: shipped_nonlinear()}).items():
         try:
+            if is_nonlinear(path):
+                facts = describe_nonlinear(path)
+                over, licence = facts.basis, facts.licence
+                table.add_row(f"{name} ({facts.kind})", f"of {over}", f"{facts.identity} codes", f"of {over}", licence, facts.sha256[:12])
+                places.append(f"{name}: {path} ({facts.albedo} codes of albedo)")
+                continue
             basis = read_basis(path)
         except FitjaxError as error:
             places.append(f"{name}: not usable: {error}")

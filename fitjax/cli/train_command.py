@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -30,6 +30,18 @@ class Train:
     """Of faces, weights and batches; default 0."""
     pool: Path | None = None
     """Of image: folder of the portraits, drawn where they are missing; default OUT/pool."""
+    network: Literal["lift", "conv"] = "lift"
+    """Of decoder: the lifted basis that comes with fitjax, or the convolutional network of Tran, Liu and Liu (model_conv.safetensors)."""
+    images: Path | None = None
+    """Of decoder: folder of photos that `fitjax fit -o FITS` has fitted. A trained model goes on learning from them (model_images.safetensors)."""
+    fits: Path | None = None
+    """With --images: folder of their results."""
+    masks: Path | None = None
+    """With --images: folder with <stem>.png for some of them, white where the photo shows the face."""
+    start: Path | None = None
+    """With --images: the model to continue from; default the one that comes with fitjax."""
+    no_pairing: bool = False
+    """With --images: compare full shape and full albedo together, instead of each with the other's proxy."""
 
 
 def run_train(options: Train) -> int:
@@ -38,9 +50,7 @@ def run_train(options: Train) -> int:
     Raises:
         FitjaxError: settings that cannot work, or a folder that belongs to others.
     """
-    # Imported here: `fitjax --help` needs neither JAX nor Flax.
-    from fitjax.train.run import PRESETS, train_decoder, with_steps
-
+    # Networks are imported where they are used: `fitjax --help` needs neither JAX nor Flax.
     if options.steps is not None and options.steps < 1:
         raise FitjaxError(f"--steps: expected at least 1, found {options.steps}")
     if options.out.exists() and not options.out.is_dir():
@@ -49,17 +59,49 @@ def run_train(options: Train) -> int:
         return _train_landmarks(options)
     if options.what == "image":
         return _train_image(options)
-    settings = with_steps(PRESETS[options.size], options.steps, options.seed)
+    for name in ("images", "fits", "masks", "start"):
+        if getattr(options, name) is not None and (options.images is None or options.fits is None):
+            missing = "--fits, the folder of their results" if options.images is not None else "--images, a folder of fitted photos"
+            raise FitjaxError(f"--{name}: needs {missing}")
     began = time.perf_counter()
 
-    def progress(network: str, step: int, measured: dict[str, float]) -> None:
-        total = getattr(settings, network).steps
+    def show(network: str, step: int, total: int, measured: dict[str, float]) -> None:
         errors = ", ".join(f"{name.replace('_', ' ')} {value:.5g}" for name, value in measured.items())
         print(f"{network} {step}/{total}: {errors} ({time.perf_counter() - began:.0f} s)", flush=True)
 
-    path = train_decoder(settings, options.out, progress=progress, say=lambda text: print(text, flush=True))
+    path = _train_images(options, show) if options.images is not None else _train_decoder(options, show)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): fitjax fit --model {path} photo.jpg" if path else "stopped")
     return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _train_decoder(options: Train, show: Any) -> Path | None:
+    from fitjax.train.conv_run import CONV_PRESETS, conv_with_steps, train_conv_decoder
+    from fitjax.train.run import PRESETS, train_decoder, with_steps
+
+    if options.network == "conv":
+        run = conv_with_steps(CONV_PRESETS[options.size], options.steps, options.seed)
+        totals = {"conv_albedo": run.albedo.steps, "conv_shape": run.shape.steps}
+        return train_conv_decoder(run, options.out, progress=lambda name, step, found: show(name, step, totals[name], found), say=_say)
+    settings = with_steps(PRESETS[options.size], options.steps, options.seed)
+    return train_decoder(
+        settings, options.out, progress=lambda name, step, found: show(name, step, getattr(settings, name).steps, found), say=_say
+    )
+
+
+def _train_images(options: Train, show: Any) -> Path | None:
+    from fitjax.pytree import replace
+    from fitjax.train.fitted_photos import train_on_photos
+    from fitjax.train.images import ImageSettings
+
+    assert options.images is not None and options.fits is not None
+    settings = ImageSettings(pairing=not options.no_pairing)
+    settings = replace(settings, steps=options.steps or settings.steps, seed=settings.seed if options.seed is None else options.seed)
+    places = (options.start, options.images, options.fits, options.out, settings, options.masks)
+    return train_on_photos(*places, progress=lambda name, step, found: show(name, step, settings.steps, found), say=_say)
 
 
 def _train_landmarks(options: Train) -> int:

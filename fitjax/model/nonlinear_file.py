@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +19,9 @@ from fitjax.model.load import NONLINEAR_FORMAT as FORMAT
 from fitjax.model.nonlinear import NonlinearModel, nonlinear_model
 from fitjax.model.nonlinear_albedo import LiftedAlbedo
 from fitjax.model.nonlinear_codec import decode_maps, encode_maps
+from fitjax.model.nonlinear_conv_file import assemble_conv
 from fitjax.model.nonlinear_shape import extended_shape
+from fitjax.model.nonlinear_weights import nest_weights
 from fitjax.model.occlusion import default_occlusion
 from fitjax.model.tensor_file import read_tensor_file
 from fitjax.networks.lift import LiftScales
@@ -28,32 +30,6 @@ SHIPPED = "nonlinear.safetensors"
 
 #: Rounding of a component's unit on a face, sRGB: 400 of them add noise of less than 0.1 / 255; 0.05 cost a tenth of the accuracy at 160 codes.
 STEP = 0.02 / 255
-
-
-def flatten_weights(weights: Any, prefix: str) -> dict[str, np.ndarray]:
-    """Flax weights as half-precision tensors named by their path."""
-    found: dict[str, np.ndarray] = {}
-    for name, part in weights.items():
-        if hasattr(part, "items"):
-            found |= flatten_weights(part, f"{prefix}.{name}")
-        else:
-            found[f"{prefix}.{name}"] = np.asarray(part, np.float16)
-    return found
-
-
-def nest_weights(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
-    """The inverse, in single precision."""
-    root: dict[str, Any] = {}
-    for name, value in tensors.items():
-        if name.startswith(prefix + "."):
-            *path, last = name[len(prefix) + 1 :].split(".")
-            at = root
-            for key in path:
-                at = at.setdefault(key, {})
-            at[last] = jnp.asarray(value, jnp.float32)
-    if not root:
-        raise KeyError(prefix)
-    return root
 
 
 def pack_albedo(
@@ -89,16 +65,17 @@ def unpack_albedo(tensors: dict[str, np.ndarray], rows: int, step: float) -> tup
     return mean, modes / sigma[:, None, None, None]
 
 
-def write_nonlinear(path: Path, tensors: dict[str, np.ndarray], settings: dict[str, Any], provenance: dict[str, Any]) -> None:
+def write_nonlinear(path: Path, tensors: dict[str, np.ndarray], settings: dict[str, Any], provenance: dict[str, Any], kind: str = "lift") -> None:
     """Write a model file completely or not at all.
 
     Args:
-        tensors: those of :func:`pack_albedo`, with ``albedo.filter``, ``shape.sigma``, ``shape.filter``, ``shape.to_modes`` and the weights.
-        settings: ``basis``, ``basis_sha256``, ``rows``, ``step``, and per ``albedo`` and ``shape`` code_length, hidden, depth.
+        tensors: of a lift those of :func:`pack_albedo`, with ``albedo.filter``, ``shape.sigma``, ``shape.filter``, ``shape.to_modes`` and weights;
+            of a ``conv`` see :mod:`fitjax.model.nonlinear_conv_file`.
+        settings: ``basis``, ``basis_sha256``, of a lift ``rows``, ``step``, and per ``albedo`` and ``shape`` those of the network.
     """
     metadata = {
         "format": FORMAT,
-        "kind": "lift",
+        "kind": kind,
         "licence": "CC0-1.0",
         "settings": json.dumps(settings, sort_keys=True),
         "provenance": json.dumps(provenance, sort_keys=True),
@@ -107,13 +84,47 @@ def write_nonlinear(path: Path, tensors: dict[str, np.ndarray], settings: dict[s
     atomic_write_bytes(path, safetensors.numpy.save(contiguous, metadata))
 
 
+def shipped_nonlinear() -> Path:
+    """The file that comes with fitjax."""
+    return Path(str(resources.files("fitjax") / "data" / SHIPPED))
+
+
+class NonlinearFacts(NamedTuple):
+    """What a file says of its model, without building it: kind, lengths of both codes, the basis it is over, licence and hash."""
+
+    kind: str
+    identity: int
+    albedo: int
+    basis: str
+    licence: str
+    sha256: str
+
+
+def describe_nonlinear(path: str | Path | None = None) -> NonlinearFacts:
+    """The facts of a file, default the shipped one.
+
+    Raises:
+        BasisError: no such file, or a damaged one.
+    """
+    path = shipped_nonlinear() if path is None else Path(path)
+    if not path.is_file():
+        raise BasisError(f"nonlinear model {path}: no such file")
+    _, metadata, sha256 = read_tensor_file(path, "nonlinear model", FORMAT, remedy="train it again or reinstall")
+    try:
+        settings = json.loads(metadata["settings"])
+        lengths = (int(settings["shape"]["code_length"]), int(settings["albedo"]["code_length"]))
+        return NonlinearFacts(metadata["kind"], *lengths, str(settings["basis"]), metadata.get("licence", "unknown"), sha256)
+    except (KeyError, ValueError, TypeError) as error:
+        raise BasisError(f"nonlinear model {path}: field {error} is missing or damaged; train it again or reinstall") from None
+
+
 def read_nonlinear(path: str | Path | None = None, level: int = 1, sample_sets: Iterable[str] | None = None) -> NonlinearModel:
     """The model of a file; see :func:`fitjax.model.nonlinear.load_nonlinear`.
 
     Raises:
         BasisError: no such file, a damaged one, or one trained for another basis.
     """
-    path = Path(str(resources.files("fitjax") / "data" / SHIPPED)) if path is None else Path(path)
+    path = shipped_nonlinear() if path is None else Path(path)
     if not path.is_file():
         raise BasisError(f"nonlinear model {path}: no such file; expected a {FORMAT} file, as `fitjax train decoder` writes")
     tensors, metadata, _ = read_tensor_file(path, "nonlinear model", FORMAT, remedy="train it again or reinstall")
@@ -123,7 +134,16 @@ def read_nonlinear(path: str | Path | None = None, level: int = 1, sample_sets: 
         if linear.basis_sha256 != settings["basis_sha256"]:
             hashes = settings["basis_sha256"][:12], linear.basis_sha256[:12]
             raise BasisError(f"was trained for the basis {settings['basis']!r} of {hashes[0]}, found {hashes[1]}; train it again")
-        return _assemble(tensors, settings, linear)
+        for name, value in tensors.items():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise ValueError(f"field {name!r} holds values that are not finite")
+        occlusion = default_occlusion() if settings["basis"] == EMBEDDED else None
+        kind = metadata["kind"]
+        if kind == "conv":
+            return nonlinear_model(*assemble_conv(tensors, settings, linear), occlusion)
+        if kind != "lift":
+            raise BasisError(f"expected kind 'lift' or 'conv', found {kind!r}; a newer fitjax may read it")
+        return _assemble(tensors, settings, linear, occlusion)
     except KeyError as error:
         raise BasisError(f"nonlinear model {path}: field {error} is missing; train it again or reinstall") from None
     except (ValueError, TypeError) as error:
@@ -132,10 +152,7 @@ def read_nonlinear(path: str | Path | None = None, level: int = 1, sample_sets: 
         raise BasisError(f"nonlinear model {path}: {error}") from None
 
 
-def _assemble(tensors: dict[str, np.ndarray], settings: dict[str, Any], linear: Any) -> NonlinearModel:
-    for name, value in tensors.items():
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise ValueError(f"field {name!r} holds values that are not finite")
+def _assemble(tensors: dict[str, np.ndarray], settings: dict[str, Any], linear: Any, occlusion: Any) -> NonlinearModel:
     mean, modes = unpack_albedo(tensors, int(settings["rows"]), float(settings["step"]))
     height, width = mean.shape[:2]
     rank = len(modes)
@@ -161,7 +178,6 @@ def _assemble(tensors: dict[str, np.ndarray], settings: dict[str, Any], linear: 
     }
     if network["to_modes"].shape[1] != linear.n_identity + 1:
         raise ValueError(f"field 'shape.to_modes': expected {linear.n_identity + 1} columns, found {network['to_modes'].shape[1]}")
-    occlusion = default_occlusion() if settings["basis"] == EMBEDDED else None
     return nonlinear_model(extended_shape(linear, **network), albedo, occlusion)
 
 

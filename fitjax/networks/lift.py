@@ -18,10 +18,16 @@ from jaxtyping import Array, Float
 
 
 class LiftScales(NamedTuple):
-    """What a lift knows of its basis: ``sigma`` (R,) spreads, ``filter`` (R, R) the proxy's filter on coefficients, as rows c ↦ c @ filter."""
+    """What a lift knows of its basis: ``sigma`` (R,) spreads, ``filter`` (R, R) the proxy's filter on coefficients, as rows c ↦ c @ filter.
+
+    For training alone: ``parity`` (R,) 1 for even and -1 for odd components, so that mirrored faces can be shown too; ``metric`` (R, R), errors are
+    measured as c @ metric.
+    """
 
     sigma: Any
     filter: Any
+    parity: Any = None
+    metric: Any = None
 
     def head_scale(self) -> Array:
         """(R,)."""

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from fitjax.networks import run
 from fitjax.networks.lift import LiftDecoder, LiftEncoder, LiftScales
 from fitjax.pytree import pytree, static
+from fitjax.train.devices import spread
 
 
 @pytree
@@ -72,13 +73,15 @@ def start(settings: LiftSettings, scales: LiftScales) -> LiftState:
 
 
 def losses(settings: LiftSettings, weights: Any, scales: LiftScales, c: Float[Array, "B R"]) -> dict[str, Array]:
-    """Root of the square error per face, averaged over the batch: of the full and of the proxy coefficients, in the units of ``sigma``."""
+    """Root of the square error per face, averaged over the batch: of the full and of the proxy coefficients, in the units of ``sigma``; and of the
+    full ones in the scales' own metric, if they have one."""
     decoder, encoder = modules(settings, c.shape[-1])
     code = run(encoder, weights["encoder"], c, scales)
     full, proxy = run(decoder, weights["decoder"], code, scales)
     wanted = jnp.matmul(c, scales.filter)
     norm = lambda x: jnp.mean(jnp.sqrt(jnp.sum(x**2, -1) + 1e-12))  # noqa: E731
-    return {"full": norm(full - c), "proxy": norm(proxy - wanted)}
+    parts = {"full": norm(full - c), "proxy": norm(proxy - wanted)}
+    return parts if scales.metric is None else parts | {"weighted": norm(jnp.matmul(full - c, scales.metric))}
 
 
 @partial(jax.jit, static_argnames=("settings", "count"), donate_argnames=("state",))
@@ -90,12 +93,16 @@ def advance(
 
     def objective(weights: Any, c: Array) -> tuple[Array, dict[str, Array]]:
         parts = losses(settings, weights, scales, c)
-        return parts["full"] + settings.proxy_weight * parts["proxy"], parts
+        return parts.get("weighted", parts["full"]) + settings.proxy_weight * parts["proxy"], parts
 
     def one(state: LiftState, _: None) -> tuple[LiftState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(settings.seed + 1), state.step)
         rows = jax.random.randint(key, (settings.batch,), 0, data.shape[0])
-        gradient, parts = jax.grad(objective, has_aux=True)(state.weights, data[rows])
+        c = data[rows]
+        if scales.parity is not None:
+            mirrored = jax.random.bernoulli(jax.random.fold_in(key, 1), shape=(settings.batch, 1))
+            c = jnp.where(mirrored, c * scales.parity, c)
+        gradient, parts = jax.grad(objective, has_aux=True)(state.weights, spread(c))
         change, memory = optimiser.update(gradient, state.optimiser, state.weights)
         return LiftState(optax.apply_updates(state.weights, change), memory, state.step + 1), parts
 
@@ -107,6 +114,13 @@ def advance(
 def evaluate(settings: LiftSettings, weights: Any, scales: LiftScales, data: Float[Array, "N R"]) -> dict[str, Array]:
     """Losses on other faces."""
     return losses(settings, weights, scales, data)
+
+
+def feature_metric(modes: Float[np.ndarray, "R H W C"], weight: Float[np.ndarray, "H W"], features: np.ndarray, more: float) -> np.ndarray:
+    """(R, R) factor M such that |c @ M|² is the square error of a map with its texels among ``features`` (H, W bool) weighing ``1 + more`` times as
+    much. Modes are orthonormal under ``weight``."""
+    chosen = (modes * np.sqrt(weight)[..., None])[:, features].reshape(len(modes), -1).astype(np.float64)
+    return np.linalg.cholesky(np.eye(len(modes)) + more * chosen @ chosen.T).astype(np.float32)
 
 
 def proxy_filter(

@@ -22,7 +22,8 @@ from fitjax.errors import FitjaxError
 from fitjax.files.atomic import atomic_write_bytes
 from fitjax.model.albedo import default_albedo
 from fitjax.model.load import EMBEDDED, load_basis
-from fitjax.model.nonlinear_file import STEP, flatten_weights, pack_albedo, write_nonlinear
+from fitjax.model.nonlinear_file import STEP, pack_albedo, write_nonlinear
+from fitjax.model.nonlinear_weights import flatten_weights
 from fitjax.model.tensor_file import read_tensor_file
 from fitjax.networks.lift import LiftScales
 from fitjax.render.lighting import srgb_from_linear
@@ -38,10 +39,10 @@ from fitjax.train.texels import texels_of
 Progress = Callable[[str, int, dict[str, float]], Any]
 
 #: Faces of the held-out seed, for metrics.
-_HELD_OUT = 256
+HELD_OUT = 256
 
 #: Least number of random identities: unlike faces they cost nothing, and few thousands are learned by heart.
-_IDENTITIES = 60_000
+IDENTITIES = 60_000
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def make_faces(settings: DecoderSettings, folder: Path, say: Callable[[str], Any
     say(f"coefficients of {settings.faces} faces")
     tensors = {
         "coefficients": coefficients(settings.faces, settings.seed),
-        "held_out": coefficients(_HELD_OUT, settings.seed + 1),
+        "held_out": coefficients(HELD_OUT, settings.seed + 1),
         "mean": found.mean,
         "modes": found.modes,
         "sigma": found.sigma,
@@ -210,11 +211,11 @@ def train_decoder(
     faces = make_faces(settings, folder, say)
     model = load_basis(EMBEDDED, 0, sample_sets=())
     if identities is None:
-        identities = random_identities(model.n_identity, max(settings.faces, _IDENTITIES), settings.seed)
+        identities = random_identities(model.n_identity, max(settings.faces, IDENTITIES), settings.seed)
     shapes = identity_components(model, *identities)
     if settings.shape.code_length > len(shapes.sigma):
         raise FitjaxError(f"train decoder: shape code of {settings.shape.code_length}: expected at most {len(shapes.sigma)}")
-    others = random_identities(model.n_identity, _HELD_OUT, settings.seed + 1)
+    others = random_identities(model.n_identity, HELD_OUT, settings.seed + 1)
     shape_data, shape_others = (np.concatenate([i, a[:, None]], 1) @ shapes.from_modes for i, a in (identities, others))
     is_odd = faces["is_odd"].astype(bool)
     filters = {"albedo": proxy_filter(faces["modes"], is_odd, faces["weight"]), "shape": shapes.filter}
