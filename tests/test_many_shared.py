@@ -1,0 +1,180 @@
+"""Several photos of one person: the arrow against the dense system, smoothness over time, a shared focal length."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from scenes import random_truth, render_landmarks
+from toy import toy_basis
+
+import fitjax as fj
+from fitjax.fit.run import run_joint
+from fitjax.geometry.rotation import geodesic_angle
+from fitjax.losses.smoothness import smooth_over_time
+from fitjax.model.load import linear_model
+from fitjax.model.params import retract, zero_tangent
+from fitjax.pytree import replace
+from fitjax.solve.arrow import Arrow, Pair, box_quadratic_arrow
+from fitjax.solve.gauss_newton import Layout, gauss_newton_shared
+from fitjax.solve.levenberg_marquardt import _linearise, box_quadratic
+from fitjax.solve.objective import Problem, costs
+from fitjax.solve.sharing import make_sharing
+
+SET, SIZE = "aflw68", (640, 480)
+EVERYTHING = {"pose": 1.0, "identity": 1.0, "expression": 1.0}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return linear_model(toy_basis(tmp_path_factory.mktemp("toy")))
+
+
+def _dense(arrow: Arrow) -> np.ndarray:
+    """Shared coordinates first, then those of each photo."""
+    count, (photos, own) = len(arrow.shared), arrow.own.shape[:2]
+    full = np.zeros((count + photos * own,) * 2)
+    full[:count, :count] = arrow.shared
+    for p in range(photos):
+        block, at = np.arange(own) + count + p * own, np.asarray(arrow.at[p])
+        full[np.ix_(block, block)] = arrow.own[p]
+        full[np.ix_(at, block)], full[np.ix_(block, at)] = arrow.border[p], arrow.border[p].T
+        if arrow.coupling is not None and p:
+            full[block - own, block] = full[block, block - own] = arrow.coupling[p - 1]
+    return full
+
+
+def _flat(pair: Pair) -> np.ndarray:
+    return np.concatenate([pair.shared, np.ravel(pair.own)])
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_arrow_against_numpy(video):
+    rng = np.random.default_rng(0)
+    photos, seen, own, count = 6, 3, 4, 5
+    n = count + photos * own
+
+    def pair(x) -> Pair:
+        return Pair(jnp.asarray(x[:count]), jnp.asarray(x[count:]).reshape(photos, own))
+
+    with jax.enable_x64(True):
+        blocks, corner = rng.normal(size=(photos, own, own)), rng.normal(size=(count, count))
+        arrow = Arrow(
+            jnp.asarray(corner @ corner.T + 9 * np.eye(count)),
+            jnp.asarray(0.3 * rng.normal(size=(photos, seen, own))),
+            jnp.asarray(blocks @ blocks.swapaxes(1, 2) + 4 * np.eye(own)),
+            jnp.asarray([rng.choice(count, seen, replace=False) for _ in range(photos)]),
+            jnp.asarray(rng.uniform(-0.3, 0, (photos - 1, own))) if video else None,
+        )
+        full, x = _dense(arrow), rng.normal(size=n)
+        assert np.linalg.eigvalsh(full)[0] > 1
+        np.testing.assert_allclose(_flat(arrow.times(pair(x))), full @ x, atol=1e-12)
+        np.testing.assert_allclose(_flat(arrow.diagonal()), np.diag(full))
+        np.testing.assert_allclose(_flat(arrow.solve(pair(x))), np.linalg.solve(full, x), atol=1e-12)
+        bounded = rng.random(n) < 0.6
+        low, high = np.where(bounded, -rng.uniform(0, 0.05, n), -np.inf), np.where(bounded, rng.uniform(0, 0.05, n), np.inf)
+        found = _flat(box_quadratic_arrow(arrow, pair(x), pair(low), pair(high), 20))
+        expected = box_quadratic(jnp.asarray(full), jnp.asarray(x), jnp.asarray(low), jnp.asarray(high), 20)
+        assert (found[bounded] == low[bounded]).any() and (found[bounded] == high[bounded]).any()
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def _photos(model, rng, count: int, noise: float, focal: float = 1.0, dtype=np.float64) -> tuple[list, list]:
+    """Truth and observations of one person, drifting slowly; seen with ``focal`` times the focal length that is known."""
+    known = fj.make_camera(*SIZE, dtype=dtype)
+    camera = replace(known, focal=known.focal * focal)
+    first, last = (random_truth(model, rng, depth=(0.35, 0.6), dtype=dtype) for _ in range(2))
+    truths, observations = [], []
+    for t in np.linspace(0, 1, count):
+        step = random_truth(model, rng, depth=(0.35, 0.6), dtype=dtype) if count < 6 else None
+        codes = {"identity": first["identity"], "expression": (1 - t) * first["expression"] + t * last["expression"]}
+        pose = {"rotation": first["pose"]["rotation"], "translation": (1 - t) * first["pose"]["translation"] + t * last["pose"]["translation"]}
+        truths.append(codes | {"pose": pose if step is None else step["pose"]})
+        points = render_landmarks(model, truths[-1], SET, camera)
+        observations.append(fj.make_observation({SET: points + noise * rng.normal(size=points.shape)}, known, dtype=dtype))
+    return truths, observations
+
+
+def _losses(**more) -> dict:
+    return {"landmarks": fj.landmarks(SET), "prior": fj.prior(5e-3)} | more
+
+
+def test_normal_equations_and_fits_are_those_of_the_dense_system(toy):
+    """Two persons in four photos, one focal length of all, expressions linked over time."""
+    with jax.enable_x64(True):
+        model = toy.astype(np.float64)
+        rng = np.random.default_rng(1)
+        observations = [o for _ in range(2) for o in _photos(model, rng, 2, 0.5)[1]]
+        sharing = make_sharing([0, 0, 1, 1], {"identity": "person", "camera": "global"})
+        losses = _losses(smooth=0.05 * smooth_over_time(expression=1.0))
+        free = EVERYTHING | {"camera": 1.0, "identity": np.arange(model.n_identity) > 0}
+        stacked = fj.stack_observations(observations)
+
+        def joint(arrow: bool):
+            solver = fj.LevenbergMarquardt(max_steps=6, tolerance=0.0, arrow=arrow)
+            return run_joint(model, stacked, losses, [fj.Stage(free, solver)], None, sharing)
+
+        arrow, dense = joint(True), joint(False)
+        np.testing.assert_allclose(arrow.reports[0].history, dense.reports[0].history, rtol=1e-7)
+        for a, b in zip(jax.tree.leaves(arrow.params), jax.tree.leaves(dense.params)):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+        assert float(jnp.ptp(arrow.reports[0].history[:, 0])) > 1 and np.array_equal(arrow.status, dense.status)
+        expression = np.asarray(arrow.params["expression"])
+        assert (expression == 0).any() and (expression > 0).any()  # bounds are met
+
+        params = arrow.params
+        zero = zero_tangent(params, tuple(free))
+        mask = jax.tree.map(jnp.ones_like, zero)
+
+        @jax.jit
+        def systems(params, losses):
+            problem = Problem(model, stacked, losses, None, sharing).refreeze(params)
+            plain = _linearise(fj.LevenbergMarquardt(arrow=False), problem, params, mask, zero)
+            exact = jax.grad(lambda d: sum(costs(problem, retract(params, d)).values()))(zero)
+            return gauss_newton_shared(problem, params, mask, zero), plain, ravel_pytree(exact)[0]
+
+        found, plain, exact = systems(params, losses)
+        layout = Layout(sharing, zero)
+        order = np.concatenate([layout.shared, layout.own.ravel()])
+        assert sorted(order) == list(range(len(exact)))
+        np.testing.assert_allclose(_dense(found.hessian), np.asarray(plain.hessian)[np.ix_(order, order)], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(found.parts, plain.parts, rtol=1e-12)
+        np.testing.assert_allclose(found.gradient, plain.gradient, atol=1e-9)
+        # With links between poses too the gradient is still that of the cost, the Hessian nearly.
+        turned = losses | {"smooth": smooth_over_time(expression=1.0, pose=30.0)}
+        found, plain, exact = systems(params, turned)
+        np.testing.assert_allclose(found.gradient, exact, rtol=1e-7, atol=1e-7)
+        scale = np.sqrt(np.diag(plain.hessian))[order]
+        expected = np.asarray(plain.hessian)[np.ix_(order, order)]
+        np.testing.assert_allclose(_dense(found.hessian) / scale / scale[:, None], expected / scale / scale[:, None], atol=0.05)
+
+
+def test_a_video_shakes_less(toy):
+    """Twelve frames with 2 px of noise: linked over time the poses are nearer to the truth, frame by frame and from one to the next."""
+    truths, observations = _photos(toy, np.random.default_rng(2), 12, 2.0, dtype=np.float32)
+    stages = [fj.Stage(EVERYTHING, fj.LevenbergMarquardt(max_steps=15))]
+
+    def errors(strength: float) -> np.ndarray:
+        losses = _losses(smooth=strength * smooth_over_time(pose=3000.0, expression=1.0))
+        found = fj.fit_shared(observations, model=toy, losses=losses, stages=stages)
+        assert all(s.status == fj.Status.CONVERGED for s in found)
+        away = [geodesic_angle(jnp.asarray(s.rotation), t["pose"]["rotation"]) for s, t in zip(found, truths)]
+        turns = [geodesic_angle(jnp.asarray(a.rotation), jnp.asarray(b.rotation)) for a, b in pairwise(found)]
+        return np.degrees([np.mean(away), np.mean(turns)])  # the true head does not turn
+
+    loose, tied = errors(0.0), errors(1.0)
+    assert loose[1] > 0.5 and tied[1] < 0.5 * loose[1] and tied[0] < 0.8 * loose[0]
+
+
+def test_a_shared_focal_length_is_found(toy):
+    """Four photos from near, all with 1.3 times the focal length that the camera says."""
+    _, observations = _photos(toy, np.random.default_rng(3), 4, 0.2, focal=1.3, dtype=np.float32)
+    stages = [fj.Stage(EVERYTHING | {"camera": 1.0}, fj.LevenbergMarquardt(max_steps=40))]
+    levels = {"identity": "person", "camera": "person"}
+    found = fj.fit_shared(observations, model=toy, levels=levels, losses=_losses(), stages=stages)
+    factors = np.exp([float(s.params["camera"]["log_focal"]) for s in found])
+    assert np.ptp(factors) == 0 and abs(factors[0] - 1.3) < 0.05
