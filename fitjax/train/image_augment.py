@@ -158,8 +158,12 @@ def _one(key: Array, one: Any, other: Any, side: int, spoilt: bool) -> Crops:
         image = jnp.where(swapped, image * keep[..., None] + behind * (1 - keep[..., None]), image)
         # In front: another head aside of this one, or shapes of its picture's colours.
         apart = jnp.sum(aside**2) > 0.8**2
-        cover = jnp.where((jax.random.uniform(k[7]) < 0.25) & apart, outline, 0.0)
-        first, second = (_shape_in_front(k[8 + i], fine, share) for i, share in ((0, 0.35), (1, 0.15)))
+        cover = jnp.where((jax.random.uniform(k[7]) < 0.2) & apart, outline, 0.0)
+        first, second = (_shape_in_front(k[8 + i], fine, share) for i, share in ((0, 0.3), (1, 0.12)))
+        # Of the face something is left to be seen.
+        face = _bilinear(visible.astype(jnp.float32)[..., None], ((fine + 1) * side / 2 - 1) / 2)[..., 0]
+        few = jnp.sum(face * jnp.maximum(cover, first | second)) < 0.6 * jnp.sum(face)
+        cover, first, second = cover * few, first & few, second & few
         filled = jnp.where(jax.random.uniform(k[10]) < 0.5, strange, jax.random.uniform(k[10], (3,)) + 0.2 * (strange - 0.5))
         image = image + cover[..., None] * (strange - image)
         image = jnp.where((first | second)[..., None], filled, image)

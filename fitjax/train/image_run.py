@@ -45,21 +45,21 @@ class ImageSettings:
     blocks: tuple[int, int, int, int] = static(default=(0, 1, 1, 2))
     width: int = static(default=48)
     hidden: int = static(default=256)
-    portraits: int = static(default=20_000)
+    portraits: int = static(default=10_000)
     held_out: int = static(default=250)
-    steps: int = static(default=4000)
-    batch: int = static(default=24)
-    rate: float = static(default=1.5e-3)
-    warmup: int = static(default=100)
+    steps: int = static(default=8000)
+    batch: int = static(default=16)
+    rate: float = static(default=1.2e-3)
+    warmup: int = static(default=200)
     decay: float = static(default=0.02)
     average: float = static(default=0.998)
-    interval: int = static(default=100)
+    interval: int = static(default=200)
     seed: int = static(default=0)
 
 
 PRESETS = {
     "full": ImageSettings(),
-    "small": ImageSettings(side=64, channels=(8, 16, 24, 32), blocks=(0, 1, 1, 1), width=24, hidden=64, portraits=1000, steps=600, batch=16),
+    "small": ImageSettings(side=64, channels=(8, 16, 24, 32), blocks=(0, 1, 1, 1), width=24, hidden=64, portraits=1000, steps=600),
 }
 
 
