@@ -47,7 +47,7 @@ SHAPE = LiftSettings(hidden=256, steps=3000, proxy_weight=0.0)
 FIT_STEPS, FIT_RATE = 300, 0.03
 #: The least reduction of the error asked for, by length.
 ASKED = {16: 0.33, 32: 0.33, 64: 0.33, 160: 0.25}
-PARTS = ["textures", "shapes", "photos", "times", "conv"]
+PARTS = ["textures", "shapes", "photos", "times", "conv", "foreign"]
 ASKED_SHAPE = {32: 0.10, 64: 0.10, 160: -0.02}
 
 
@@ -303,6 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--faces", type=int, default=48, help="held-out faces per table")
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--textures", type=Path, help="results of fits of photos, for --only foreign")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "representation")
     options = parser.parse_args(arguments)
     print(f"generator {generator_hash()}", file=sys.stderr)
@@ -327,6 +328,13 @@ def main(arguments: list[str] | None = None) -> int:
         result.targets += targets
         result.facts |= {"conv": facts}
         result.pictures |= pictures
+    if "foreign" in options.only:
+        from benchmarks.representation_foreign import foreign_report
+
+        tables, targets, facts = foreign_report(options.folder, options.textures)
+        result.tables += tables
+        result.targets += targets
+        result.facts |= {"foreign": facts}
     for name, measure in (("photos", photos_report), ("times", times_report)):
         if name in options.only:
             tables, targets, facts = measure()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fitjax as fj
+from fitjax.cli.main import main
 from fitjax.model.nonlinear import load_nonlinear
 from fitjax.train.generator import generator_hash
 
@@ -38,6 +39,14 @@ def test_it_is_found_by_name(shipped):
     assert type(found) is type(shipped.shape) and found.code_length == shipped.shape.code_length == 80
     with pytest.raises(fj.FitjaxError, match=r"nowhere\.safetensors"):
         load_nonlinear("nowhere.safetensors")
+
+
+def test_info_lists_it(capsys, record):
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    line = next(x for x in out.splitlines() if "nonlinear" in x)
+    assert " 80 " in line and "CC0" in line and record["sha256"][:12] in line
+    assert "lift over embedded; 80 codes of identity, 160 of albedo" in out
 
 
 def test_random_faces_look_like_faces(shipped):

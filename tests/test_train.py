@@ -13,16 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from nonlinear_scenes import random_weights
 
 import fitjax as fj
 from fitjax.cli.main import UNUSABLE, main
 from fitjax.errors import FitjaxError
-from fitjax.model.load import is_nonlinear
+from fitjax.model.load import is_nonlinear, load_basis
 from fitjax.model.nonlinear import NonlinearModel, load_nonlinear
 from fitjax.model.nonlinear_codec import decode_maps, encode_maps
+from fitjax.model.nonlinear_conv_file import conv_network, conv_tensors
+from fitjax.model.nonlinear_file import describe_nonlinear, write_nonlinear
 from fitjax.train.checkpoint import load_checkpoint, save_checkpoint
 from fitjax.train.coefficients import Folding, components
 from fitjax.train.conv import ConvSettings, map_faces, train_conv
+from fitjax.train.conv import networks as conv_networks
+from fitjax.train.conv_run import ConvRun, network_settings, train_conv_decoder
 from fitjax.train.generator import generator_hash
 from fitjax.train.lift import LiftSettings, proxy_filter
 from fitjax.train.run import DecoderSettings, make_faces, train_decoder
@@ -248,6 +253,56 @@ def test_the_convolutional_decoder_learns_and_goes_on(waves, tmp_path):
     again = train(tmp_path / "again")
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_convolutional_file_decodes_as_its_networks_do(tmp_path):
+    """What is read back draws the maps of the networks that were written, and vertices are read off the shape's."""
+    tiny = ConvSettings(code_length=5, first=4, local_first=4, channels=(6, 4), local_channels=(4,))
+    run = ConvRun(TINY, albedo=tiny, shape=tiny)
+    basis = load_basis(level=0, sample_sets=())
+    networks = network_settings(run, basis)
+    assert [len(networks[part].regions) for part in ("albedo", "shape")] == [3, 4] and networks["shape"].symmetry == 0
+    mean = np.random.default_rng(0).uniform(0.3, 0.7, (32, 40, 3))
+    tensors = {"albedo.mean": np.round(mean * 65535).astype(np.uint16)}
+    settings = {"basis": "embedded", "basis_sha256": basis.basis_sha256}
+    weights = {}
+    for seed, (part, network) in enumerate(networks.items()):
+        weights[part] = random_weights(conv_networks(network, 32, 40)[0], seed, jnp.zeros((1, 5)))
+        tensors |= conv_tensors(weights[part], part)
+        settings[part] = conv_network(network, 32, 40)
+    path = tmp_path / "model_conv.safetensors"
+    write_nonlinear(path, tensors, settings, {}, kind="conv")
+    assert is_nonlinear(path)
+    model = load_nonlinear(path, 0, ("ibug68",))
+    code = jnp.linspace(-1, 1, 5)
+
+    @jax.jit
+    def both(model):
+        drawn = [conv_networks(networks[part], 32, 40)[0].apply(weights[part], code[None])[0][0] for part in ("albedo", "shape")]
+        face = model.decode(model.init() | {"identity": code, "albedo": code})
+        return face, model.albedo.values(code)[0], drawn
+
+    face, albedo, drawn = both(model)
+    # Weights are rounded to half precision in the file.
+    np.testing.assert_allclose(albedo, mean + 0.6 * np.asarray(drawn[0]), atol=3e-3)
+    expected = np.asarray(model.shape.mean) + np.asarray(model.shape._at_vertices(jnp.asarray(0.02 * drawn[1])[None])[0])
+    np.testing.assert_allclose(face.vertices, expected, atol=1e-4)
+    assert np.abs(np.asarray(face.vertices - model.shape.mean)).max() > 5e-3
+    facts = describe_nonlinear(path)
+    assert (facts.kind, facts.identity, facts.albedo, facts.basis) == ("conv", 5, 5, "embedded")
+    with safetensors.safe_open(path, "np") as handle:
+        metadata = handle.metadata()
+    bad = tmp_path / "bad.safetensors"
+    for changes, about, message in (
+        ({"albedo.decoder.full.kernel": np.zeros((1, 1, 3, 3), np.float16)}, {}, "albedo network: expected"),
+        ({"albedo.mean": tensors["albedo.mean"][1:]}, {}, "albedo.mean"),
+        ({}, {"kind": "spline"}, "kind 'lift' or 'conv'"),
+    ):
+        safetensors.numpy.save_file(tensors | changes, bad, metadata | about)
+        with pytest.raises(fj.FitjaxError, match=message):
+            load_nonlinear(bad, 0, ())
+    with pytest.raises(FitjaxError, match="multiples of 16"):
+        train_conv_decoder(replace(run, halvings=2), tmp_path)
 
 
 def test_halved_faces_are_the_means_of_four():

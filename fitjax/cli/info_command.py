@@ -30,9 +30,8 @@ def run_info() -> int:
         try:
             if is_nonlinear(path):
                 facts = describe_nonlinear(path)
-                over, licence = facts.basis, facts.licence
-                table.add_row(f"{name} ({facts.kind})", f"of {over}", f"{facts.identity} codes", f"of {over}", licence, facts.sha256[:12])
-                places.append(f"{name}: {path} ({facts.albedo} codes of albedo)")
+                table.add_row(name, "its basis's", str(facts.identity), "its basis's", facts.licence, facts.sha256[:12])
+                places.append(f"{name}: {path} ({facts.kind} over {facts.basis}; {facts.identity} codes of identity, {facts.albedo} of albedo)")
                 continue
             basis = read_basis(path)
         except FitjaxError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from fitjax.model.nonlinear import NonlinearModel, load_nonlinear, project_linea
 from fitjax.model.nonlinear_file import shipped_nonlinear
 from fitjax.model.nonlinear_weights import flatten_weights
 from fitjax.model.params import Params
-from fitjax.model.textured import load_textured
+from fitjax.model.textured import TexturedModel, load_textured
 from fitjax.observation.crop import with_image
 from fitjax.observation.observation import make_observation
 from fitjax.train.images import ImageFace, ImageSettings, train_images, weights_of
@@ -104,6 +105,11 @@ def _face(folder: Path, photo: Photo, model: NonlinearModel, masks: Path | None,
     return with_image(observation, photo, size=size, mask=mask), start_codes(folder / "params.safetensors", model)
 
 
+@cache
+def _linear() -> TexturedModel:
+    return load_textured(level=0)
+
+
 def start_codes(path: Path, model: NonlinearModel) -> Params:
     """The codes of a fit, of this model or projected from the linear one.
 
@@ -119,11 +125,11 @@ def start_codes(path: Path, model: NonlinearModel) -> Params:
         raise FitjaxError(f"{path}: has no {missing[0]}: a fit of landmarks alone; fit with --stages photometric")
     expected = {k: v.shape for k, v in model.init().items()}
     found = {k: np.shape(v) for k, v in params.items()}
-    linear = load_textured(level=0)
     codes: Params = {k: params[k] for k in _GROUPS}
     if all(found[k] == expected[k] for k in ("identity", "albedo", "expression")):
-        pass
-    elif found["identity"] == (linear.shape.n_identity,) and found["albedo"] == (linear.albedo.n_codes,):
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), codes)
+    linear = _linear()
+    if found["identity"] == (linear.shape.n_identity,) and found["albedo"] == (linear.albedo.n_codes,):
         codes = jax.tree.map(jnp.asarray, codes)
         if hasattr(model.albedo, "encoder"):
             codes = project_linear(model, linear, codes)
