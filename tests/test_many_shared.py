@@ -13,15 +13,14 @@ from scenes import random_truth, render_landmarks
 from toy import toy_basis
 
 import fitjax as fj
-from fitjax.fit.run import run_joint
 from fitjax.geometry.rotation import geodesic_angle
 from fitjax.losses.smoothness import smooth_over_time
 from fitjax.model.load import linear_model
 from fitjax.model.params import retract, zero_tangent
 from fitjax.pytree import replace
 from fitjax.solve.arrow import Arrow, Pair, box_quadratic_arrow
-from fitjax.solve.gauss_newton import Layout, gauss_newton_shared
-from fitjax.solve.levenberg_marquardt import _linearise, box_quadratic
+from fitjax.solve.gauss_newton import Layout
+from fitjax.solve.levenberg_marquardt import _linearise, _solve_step, box_quadratic
 from fitjax.solve.objective import Problem, costs
 from fitjax.solve.sharing import make_sharing
 
@@ -72,25 +71,31 @@ def test_arrow_against_numpy(video):
         )
         full, x = _dense(arrow), rng.normal(size=n)
         assert np.linalg.eigvalsh(full)[0] > 1
-        np.testing.assert_allclose(_flat(arrow.times(pair(x))), full @ x, atol=1e-12)
-        np.testing.assert_allclose(_flat(arrow.diagonal()), np.diag(full))
-        np.testing.assert_allclose(_flat(arrow.solve(pair(x))), np.linalg.solve(full, x), atol=1e-12)
         bounded = rng.random(n) < 0.6
         low, high = np.where(bounded, -rng.uniform(0, 0.05, n), -np.inf), np.where(bounded, rng.uniform(0, 0.05, n), np.inf)
-        found = _flat(box_quadratic_arrow(arrow, pair(x), pair(low), pair(high), 20))
-        expected = box_quadratic(jnp.asarray(full), jnp.asarray(x), jnp.asarray(low), jnp.asarray(high), 20)
+
+        @jax.jit
+        def every(arrow, x, low, high, full, flat):
+            boxed = box_quadratic_arrow(arrow, x, low, high, 20), box_quadratic(full, *flat, 20)
+            return arrow.times(x), arrow.diagonal(), arrow.solve(x), *boxed
+
+        times, diagonal, solved, found, expected = every(arrow, pair(x), pair(low), pair(high), full, (x, low, high))
+        np.testing.assert_allclose(_flat(times), full @ x, atol=1e-12)
+        np.testing.assert_allclose(_flat(diagonal), np.diag(full))
+        np.testing.assert_allclose(_flat(solved), np.linalg.solve(full, x), atol=1e-12)
+        found = _flat(found)
         assert (found[bounded] == low[bounded]).any() and (found[bounded] == high[bounded]).any()
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-def _photos(model, rng, count: int, noise: float, focal: float = 1.0, dtype=np.float64) -> tuple[list, list]:
-    """Truth and observations of one person, drifting slowly; seen with ``focal`` times the focal length that is known."""
+def _photos(model, rng, count: int, noise: float, focal: float = 1.0, turned: bool = False, dtype=np.float64) -> tuple[list, list]:
+    """Truth and observations of one person, drifting slowly or in any pose (``turned``); seen with ``focal`` times the focal length that is known."""
     known = fj.make_camera(*SIZE, dtype=dtype)
     camera = replace(known, focal=known.focal * focal)
     first, last = (random_truth(model, rng, depth=(0.35, 0.6), dtype=dtype) for _ in range(2))
     truths, observations = [], []
     for t in np.linspace(0, 1, count):
-        step = random_truth(model, rng, depth=(0.35, 0.6), dtype=dtype) if count < 6 else None
+        step = random_truth(model, rng, depth=(0.35, 0.6), dtype=dtype) if turned else None
         codes = {"identity": first["identity"], "expression": (1 - t) * first["expression"] + t * last["expression"]}
         pose = {"rotation": first["pose"]["rotation"], "translation": (1 - t) * first["pose"]["translation"] + t * last["pose"]["translation"]}
         truths.append(codes | {"pose": pose if step is None else step["pose"]})
@@ -103,64 +108,69 @@ def _losses(**more) -> dict:
     return {"landmarks": fj.landmarks(SET), "prior": fj.prior(5e-3)} | more
 
 
-def test_normal_equations_and_fits_are_those_of_the_dense_system(toy):
-    """Two persons in four photos, one focal length of all, expressions linked over time."""
+def test_normal_equations_and_steps_are_those_of_the_dense_system(toy):
+    """Two persons in four photos, one focal length of all, expressions linked over time, one identity coefficient held fixed."""
     with jax.enable_x64(True):
         model = toy.astype(np.float64)
         rng = np.random.default_rng(1)
-        observations = [o for _ in range(2) for o in _photos(model, rng, 2, 0.5)[1]]
+        photos = [_photos(model, rng, 2, 0.5, turned=True) for _ in range(2)]
+        stacked = fj.stack_observations([o for _, observations in photos for o in observations])
         sharing = make_sharing([0, 0, 1, 1], {"identity": "person", "camera": "global"})
-        losses = _losses(smooth=0.05 * smooth_over_time(expression=1.0))
-        free = EVERYTHING | {"camera": 1.0, "identity": np.arange(model.n_identity) > 0}
-        stacked = fj.stack_observations(observations)
-
-        def joint(arrow: bool):
-            solver = fj.LevenbergMarquardt(max_steps=6, tolerance=0.0, arrow=arrow)
-            return run_joint(model, stacked, losses, [fj.Stage(free, solver)], None, sharing)
-
-        arrow, dense = joint(True), joint(False)
-        np.testing.assert_allclose(arrow.reports[0].history, dense.reports[0].history, rtol=1e-7)
-        for a, b in zip(jax.tree.leaves(arrow.params), jax.tree.leaves(dense.params)):
-            np.testing.assert_allclose(a, b, atol=1e-6)
-        assert float(jnp.ptp(arrow.reports[0].history[:, 0])) > 1 and np.array_equal(arrow.status, dense.status)
-        expression = np.asarray(arrow.params["expression"])
-        assert (expression == 0).any() and (expression > 0).any()  # bounds are met
-
-        params = arrow.params
-        zero = zero_tangent(params, tuple(free))
+        truths = [t for truth, _ in photos for t in truth]
+        params = jax.tree.map(lambda *x: jnp.stack(x), *truths)  # some expressions are 0: at their bound
+        params |= {"identity": params["identity"][::2] + 0.3 * rng.normal(size=(2, model.n_identity)), "camera": {"log_focal": jnp.asarray(0.1)}}
+        zero = zero_tangent(params, ("pose", "identity", "expression", "camera"))
         mask = jax.tree.map(jnp.ones_like, zero)
+        mask["identity"] = mask["identity"].at[:, 0].set(0)
 
         @jax.jit
-        def systems(params, losses):
+        def systems(params, losses, damping):
             problem = Problem(model, stacked, losses, None, sharing).refreeze(params)
-            plain = _linearise(fj.LevenbergMarquardt(arrow=False), problem, params, mask, zero)
             exact = jax.grad(lambda d: sum(costs(problem, retract(params, d)).values()))(zero)
-            return gauss_newton_shared(problem, params, mask, zero), plain, ravel_pytree(exact)[0]
+            found = []
+            for arrow in (True, False):
+                solver = fj.LevenbergMarquardt(arrow=arrow)
+                here = _linearise(solver, problem, params, mask, zero)
+                state = replace(solver.init(problem, params, mask, zero), params=params, here=here, damping=damping)
+                found.append((here, *_solve_step(solver, problem, mask, zero, state)))
+            return *found, ravel_pytree(exact)[0]
 
-        found, plain, exact = systems(params, losses)
         layout = Layout(sharing, zero)
         order = np.concatenate([layout.shared, layout.own.ravel()])
-        assert sorted(order) == list(range(len(exact)))
-        np.testing.assert_allclose(_dense(found.hessian), np.asarray(plain.hessian)[np.ix_(order, order)], rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(found.parts, plain.parts, rtol=1e-12)
-        np.testing.assert_allclose(found.gradient, plain.gradient, atol=1e-9)
+        assert sorted(order) == list(range(layout.size))
+        at_low = np.flatnonzero(ravel_pytree({"expression": params["expression"]})[0] == 0)
+        for damping in (1e-4, 1e-1):
+            losses = _losses(smooth=0.05 * smooth_over_time(expression=1.0, pose=0.0))
+            (arrow, step, promise), (dense, dense_step, dense_promise), exact = systems(params, losses, damping)
+            np.testing.assert_allclose(_dense(arrow.hessian), np.asarray(dense.hessian)[np.ix_(order, order)], rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(arrow.parts, dense.parts, rtol=1e-12)
+            np.testing.assert_allclose(arrow.gradient, dense.gradient, rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(step, dense_step, atol=1e-6)
+            np.testing.assert_allclose(promise, dense_promise, rtol=1e-6)
+            taken = np.asarray(step)[: len(ravel_pytree(params["expression"])[0]) + 1][1:][at_low]  # after the focal length
+            assert (taken >= 0).all() and (taken == 0).any() and (taken > 0).any() and float(jnp.abs(step).max()) > 0.1
         # With links between poses too the gradient is still that of the cost, the Hessian nearly.
-        turned = losses | {"smooth": smooth_over_time(expression=1.0, pose=30.0)}
-        found, plain, exact = systems(params, turned)
-        np.testing.assert_allclose(found.gradient, exact, rtol=1e-7, atol=1e-7)
-        scale = np.sqrt(np.diag(plain.hessian))[order]
-        expected = np.asarray(plain.hessian)[np.ix_(order, order)]
-        np.testing.assert_allclose(_dense(found.hessian) / scale / scale[:, None], expected / scale / scale[:, None], atol=0.05)
+        turned = losses | {"smooth": 1.0 * smooth_over_time(expression=1.0, pose=30.0)}
+        (arrow, _, _), (dense, _, _), exact = systems(params, turned, damping)
+        np.testing.assert_allclose(arrow.gradient, exact * ravel_pytree(mask)[0], rtol=1e-7, atol=1e-7)
+        scale = np.sqrt(np.diag(dense.hessian))[order]
+        expected = np.asarray(dense.hessian)[np.ix_(order, order)]
+        np.testing.assert_allclose(_dense(arrow.hessian) / scale / scale[:, None], expected / scale / scale[:, None], atol=0.1)
+
+
+def _fit_frames(toy, observations: list, strength: float, focal: float) -> list:
+    """One program for both tests: numbers choose what is free and what is linked."""
+    stages = [fj.Stage(EVERYTHING | {"camera": focal}, fj.LevenbergMarquardt(max_steps=40))]
+    losses = _losses(smooth=strength * smooth_over_time(pose=3000.0, expression=1.0))
+    return fj.fit_shared(observations, model=toy, levels={"identity": "person", "camera": "person"}, losses=losses, stages=stages)
 
 
 def test_a_video_shakes_less(toy):
     """Twelve frames with 2 px of noise: linked over time the poses are nearer to the truth, frame by frame and from one to the next."""
     truths, observations = _photos(toy, np.random.default_rng(2), 12, 2.0, dtype=np.float32)
-    stages = [fj.Stage(EVERYTHING, fj.LevenbergMarquardt(max_steps=15))]
 
     def errors(strength: float) -> np.ndarray:
-        losses = _losses(smooth=strength * smooth_over_time(pose=3000.0, expression=1.0))
-        found = fj.fit_shared(observations, model=toy, losses=losses, stages=stages)
+        found = _fit_frames(toy, observations, strength, 0.0)
         assert all(s.status == fj.Status.CONVERGED for s in found)
         away = [geodesic_angle(jnp.asarray(s.rotation), t["pose"]["rotation"]) for s, t in zip(found, truths)]
         turns = [geodesic_angle(jnp.asarray(a.rotation), jnp.asarray(b.rotation)) for a, b in pairwise(found)]
@@ -171,10 +181,8 @@ def test_a_video_shakes_less(toy):
 
 
 def test_a_shared_focal_length_is_found(toy):
-    """Four photos from near, all with 1.3 times the focal length that the camera says."""
-    _, observations = _photos(toy, np.random.default_rng(3), 4, 0.2, focal=1.3, dtype=np.float32)
-    stages = [fj.Stage(EVERYTHING | {"camera": 1.0}, fj.LevenbergMarquardt(max_steps=40))]
-    levels = {"identity": "person", "camera": "person"}
-    found = fj.fit_shared(observations, model=toy, levels=levels, losses=_losses(), stages=stages)
+    """Photos from near, all with 1.3 times the focal length that the camera says."""
+    _, observations = _photos(toy, np.random.default_rng(3), 12, 0.2, focal=1.3, turned=True, dtype=np.float32)
+    found = _fit_frames(toy, observations, 0.0, 1.0)
     factors = np.exp([float(s.params["camera"]["log_focal"]) for s in found])
     assert np.ptp(factors) == 0 and abs(factors[0] - 1.3) < 0.05
