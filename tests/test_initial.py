@@ -166,8 +166,6 @@ def test_methods_that_cannot_be(model):
     observation = fj.make_observation({"aflw68": np.random.default_rng(0).uniform(0, 99, (68, 2))}, image_size=(SIZE, SIZE))
     with pytest.raises(FitError, match="expected one of closed_form, landmark_net, image_net, auto"):
         fj.initialise(observation, model=model, method="magic")
-    with pytest.raises(FitError, match="no image network"):
-        fj.initialise(observation, model=model, method="image_net")
     other = replace(model, basis_sha256="another", name="other")
     with pytest.raises(FitError, match="belongs to another model than 'other'"):
         fj.initialise(observation, model=other, method="landmark_net")
@@ -259,8 +257,6 @@ def test_random_faces_are_what_they_claim(model):
 def test_command_line(tmp_path, capsys):
     photo = tmp_path / "photo.png"
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(photo)
-    assert main(["fit", str(photo), "--init", "image_net", "--out", str(tmp_path / "out")]) == UNUSABLE
-    assert "--init image_net: no image network comes with this version" in capsys.readouterr().err
     assert main(["fit", str(photo), "--init", "auto", "--start", "x.safetensors", "--out", str(tmp_path / "out")]) == UNUSABLE
     assert "--init auto: goes neither with --start nor with --same-person" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

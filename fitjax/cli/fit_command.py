@@ -27,6 +27,7 @@ from fitjax.cli.hosts import part_of
 from fitjax.cli.inputs import find_photos
 from fitjax.cli.jobs import Job, Making
 from fitjax.cli.label_maps import read_table
+from fitjax.cli.looking import looking_of, starts_of
 from fitjax.cli.main import OK, SOME_FAILED, Fit
 from fitjax.cli.manifest import PACK, Ledger, Told, WritingThread, configuration_hash
 from fitjax.cli.memory import bytes_per_face, first_batch_size, fitting_batch_size, free_memory, is_out_of_memory
@@ -78,7 +79,8 @@ def run_fit(options: Fit, began: float | None = None) -> int:
     size = SINGLE if single else options.batch_size or first_batch_size(not packed, devices)
     with ExitStack() as stack:
         stack.enter_context(output_folder(options.out, part.count == 1))
-        choice = DetectorChoice(options.landmarks is None and not packed, options.face_mesh_model, options.all_faces)
+        looking = looking_of(options, model, len(photos))
+        choice = DetectorChoice(options.landmarks is None and options.box is None and not packed, options.face_mesh_model, options.all_faces)
         loading = time.perf_counter()
         detector = choice.make()
         if detector is not None:
@@ -87,8 +89,8 @@ def run_fit(options: Fit, began: float | None = None) -> int:
         run = Run(options, model, recipe, start, size, None if detector is None else detector.name, clock, part=part)
         run.devices = [] if single or options.same_person or len(devices) == 1 else devices
         run.sized = single or options.batch_size is not None or devices[0].platform == "cpu"
-        making = Making(None if options.pack else options.out, options.all_faces, options.camera, options.focal, recipe.pixels, table)
-        beside = Beside(options.landmarks, options.mask, options.labels)
+        making = Making(None if options.pack else options.out, options.all_faces, options.camera, options.focal, recipe.pixels, table, looking)
+        beside = Beside(options.landmarks, options.mask, options.labels, options.box is not None)
         if packed:
             jobs: Source = PackedSource(options, part)
         else:
@@ -227,7 +229,8 @@ def _solve(run: Run, batch: list[Job]) -> list[tuple[Job, tuple[Solution, float]
         began = time.perf_counter()
         try:
             solutions = fit_batch(
-                observations, model=run.model, losses=losses, stages=stages, start=_start(run, observations), devices=run.devices or None
+                observations, model=run.model, losses=losses, stages=stages, devices=run.devices or None,
+                start=_start(run, observations, [batch[i].start if i in used else None for i in range(run.batch)]),
             )
         except FitjaxError as error:
             solved.update({i: f"{batch[i].source}: {error}" for i in slots})
@@ -255,8 +258,10 @@ def _kind(observation: Observation) -> Any:
     return tuple(sets), observation.camera.kind, observation.image is None, observation.parts is None
 
 
-def _start(run: Run, observations: list[Observation]) -> Any:
-    """Where each face starts, with a leading axis; None: at the mean face."""
+def _start(run: Run, observations: list[Observation], found: list[Any] | None = None) -> Any:
+    """Where each face starts, with a leading axis; None: at the mean face. ``found``: what the image network says of each, or None."""
+    if run.options.init == "image_net" or run.options.box is not None:
+        return starts_of(run.model, stack_observations(observations), found or [])
     if run.options.init == "closed_form":
         return _repeat(run.start, len(observations))
     # Imported here: Flax takes a while, and most fits need no network.

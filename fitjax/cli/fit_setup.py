@@ -73,8 +73,10 @@ def check_options(options: Fit) -> None:
         raise FitjaxError(f"--smooth: expected 0 or more, found {options.smooth}")
     if options.same_person and (options.processes or 1) > 1:
         raise FitjaxError("--same-person: is one solve, and --processes shares inputs out; give one of the two")
-    if options.init == "image_net":
-        raise FitjaxError("--init image_net: no image network comes with this version; give landmark_net, closed_form or auto")
+    if options.box is not None and (options.landmarks is not None or options.all_faces or options.same_person):
+        raise FitjaxError("--box: goes neither with --landmarks, --all-faces nor --same-person; give one of them")
+    if options.parse is not None and (options.labels is not None or options.same_person):
+        raise FitjaxError("--parse: goes neither with --labels nor with --same-person; give one of them")
     if options.init != "closed_form" and (options.start is not None or options.same_person):
         raise FitjaxError(f"--init {options.init}: goes neither with --start nor with --same-person; give one of them")
     if not has_packed_landmarks(options):
@@ -86,7 +88,9 @@ def check_options(options: Fit) -> None:
         raise FitjaxError(f"{inputs}: landmarks without photos go into a pack; give --pack, and get meshes from it with `fitjax unpack`")
     if options.stages not in (None, "landmarks"):
         raise FitjaxError(f"--stages {options.stages}: reads pixels, and {inputs} holds landmarks only; give --stages landmarks")
-    for name in ("landmarks", "labels", "mask"):
+    if options.init == "image_net":
+        raise FitjaxError(f"--init image_net: reads pixels, and {inputs} holds landmarks only; give landmark_net, closed_form or auto")
+    for name in ("landmarks", "labels", "mask", "box", "parse"):
         if getattr(options, name) is not None:
             raise FitjaxError(f"--{name}: belongs to photos, and {inputs} holds landmarks; leave it out")
     if options.image_size is not None and min(options.image_size) < 1:
@@ -103,7 +107,7 @@ def load_model(options: Fit) -> tuple[Any, Depth]:
     until: Depth = options.stages or ("detail" if textured else "landmarks")
     load = load_basis if until == "landmarks" else load_textured
     model: Any = load(options.model, int(options.level))
-    return (model if options.labels is None else with_part_samples(model)), until
+    return (model if options.labels is None and options.parse is None else with_part_samples(model)), until
 
 
 @contextmanager

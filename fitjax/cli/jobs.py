@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fitjax.cli.archives import Member
 from fitjax.cli.label_maps import face_mask, observe_labels
+from fitjax.cli.looking import Looked, Looking
 from fitjax.cli.reading import ReadPhoto, Task
 from fitjax.errors import FitjaxError
 from fitjax.files.result import check_result_folder
@@ -31,6 +33,7 @@ class Job:
         source: the photo's path. name: folder name of the result. owner: name of the photo's results, the same for all its faces.
         face, faces: which of how many of the photo. content: hash of the photo's files; None: not to be recognised again.
         observation: set unless ``error`` says why not; so is ``photo``, or of landmarks without one ``size``, (width, height) in pixels.
+        start: parameters that the image network found, or None.
     """
 
     source: str | Path | Member
@@ -46,6 +49,7 @@ class Job:
     content: str | None = None
     size: tuple[int, int] = (0, 0)
     photo_sha256: str | None = None
+    start: Any = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Making:
 
     Attributes:
         out: folder of the results; None where they go into a pack. pixels: observations get a crop of the photo. table: of label maps.
+        looking: what the image network is asked for; None: nothing.
     """
 
     out: Path | None
@@ -62,6 +67,7 @@ class Making:
     focal: float | None = None
     pixels: bool = False
     table: LabelTable | None = None
+    looking: Looking | None = None
 
     def refuse(self, task: Task) -> Job | None:
         """A failed job where the result could not be written, before anything is read."""
@@ -82,7 +88,7 @@ class Making:
         assert photo is not None
         began = time.perf_counter()
         try:
-            observations = self._observe(read, photo)
+            observations, looked = self._observe(read, photo)
         except FitjaxError as error:
             yield Job(task.path, task.name, error=str(error), timings=read.timings, owner=task.name, content=read.content)
             return
@@ -102,19 +108,29 @@ class Making:
         timings = {**read.timings, "detect": read.timings["detect"] + time.perf_counter() - began}
         count, size = len(observations), (photo.width, photo.height)
         for i, (name, observation) in enumerate(zip(names, observations)):
-            yield Job(task.path, name, photo, observation, None, warnings, timings, task.name, i, count, read.content, size, photo.sha256)
+            seen = looked.get(i)
+            said = warnings if seen is None else (*warnings, *seen.warnings)
+            job = Job(task.path, name, photo, observation, None, said, timings, task.name, i, count, read.content, size, photo.sha256)
+            job.start = None if seen is None else seen.start
+            yield job
 
-    def _observe(self, read: ReadPhoto, photo: Photo) -> list[Observation]:
+    def _observe(self, read: ReadPhoto, photo: Photo) -> tuple[list[Observation], dict[int, Looked]]:
         camera = photo_camera(photo, focal_px=self.focal, kind=self.camera_kind)
         if read.landmarks is not None:
             given, file = read.landmarks
             observations = [observe_landmarks(photo, given, camera, str(file))]
+        elif self.looking is not None and self.looking.box is not None:
+            observations = [self.looking.find(photo, camera)]
         else:
             observations = [observe_detected(photo, face, camera) for face in read.faces]
         used = len(observations) if self.all_faces else 1  # the others are only counted
         shown = None
+        looked: dict[int, Looked] = {}
         for i in range(used):
             observation = observations[i]
+            if self.looking is not None:
+                looked[i] = self.looking.look(photo, observation)
+                observation, shown = looked[i].observation, looked[i].mask
             if read.labels is not None and self.table is not None:
                 label_map, found = read.labels
                 observation = observe_labels(observation, photo, label_map, self.table, found)
@@ -122,4 +138,4 @@ class Making:
             if read.mask is not None:  # drawn by hand: it comes before a parser's
                 shown = read.mask
             observations[i] = with_image(observation, photo, mask=shown) if self.pixels else observation
-        return observations
+        return observations, looked

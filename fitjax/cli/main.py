@@ -66,7 +66,12 @@ class Fit:
     """params.safetensors of an earlier fit to start from."""
     init: Literal["closed_form", "landmark_net", "image_net", "auto"] = "closed_form"
     """Where else to start: the mean face (closed_form), or pose, shape and expression by a network from the landmarks (landmark_net; auto: where the
-    network knows the model). image_net does not exist yet."""
+    network knows the model), or from the photo (image_net), whose landmarks then count beside the detector's, or in their place where it fails."""
+    box: tuple[float, float, float, float] | None = None
+    """X Y WIDTH HEIGHT in pixels of a face from the brows to the chin, for one photo in which no face is found: the image network finds its
+    landmarks."""
+    parse: Literal["image_net"] | None = None
+    """Let the image network tell the parts of the face, and what is in front of it; instead of --labels."""
     batch_size: int | None = None
     """Faces per compiled batch and device when there are several photos; default what the device's memory holds, on a CPU at most 8, of landmarks
     alone 64. Too many for the memory are halved."""

@@ -23,11 +23,12 @@ LABEL_ENDINGS = (".png", ".npy")
 
 @dataclass(frozen=True)
 class Beside:
-    """Where the files are that go with photos: one file, or a folder with one for each; None: there are none."""
+    """Where the files are that go with photos: one file, or a folder with one for each; None: there are none. ``boxed``: nothing is detected."""
 
     landmarks: Path | None = None
     mask: Path | None = None
     labels: Path | None = None
+    boxed: bool = False
 
     def files(self, photo: Path | Member) -> list[Path | None]:
         """The files of a photo; None for one that is expected and not there."""
@@ -102,7 +103,7 @@ def read_task(task: Task, beside: Beside, detector: Detector | None) -> ReadPhot
         if beside.landmarks is not None:
             file = find_landmarks(task.path, beside.landmarks)
             result.landmarks = read_landmarks(file), file
-        else:
+        elif not beside.boxed:
             result.faces = detect_faces(photo, detector)
         if beside.labels is not None:
             # Imported here: it knows JAX, which the process need not start for photos alone.
