@@ -21,6 +21,8 @@ BENCHMARKS = {
     "photos": "benchmarks.dev_photos",
     "startup": "benchmarks.startup",
     "many_faces": "benchmarks.many_faces",
+    "many_devices": "benchmarks.many_devices",
+    "shared_person": "benchmarks.shared_person",
     "prdl_speed": "benchmarks.prdl_speed",
     "prdl_basin": "benchmarks.prdl_basin",
     "prdl_expressions": "benchmarks.prdl_expressions",

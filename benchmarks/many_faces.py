@@ -11,11 +11,13 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +135,61 @@ def _kills(report: Report, folder: Path, kills: int) -> None:
     report.targets.append(Target("interrupted runs that end otherwise", 0, float(differing + repeated), "runs"))
 
 
+def _records(out: Path) -> dict[str, tuple[str, dict[str, np.ndarray]]]:
+    """Status and arrays of each face, in the manifest's order."""
+    from fitjax.files.pack import read_shard, shard_path
+
+    shards: dict[int, Any] = {}
+    found = {}
+    for row in map(json.loads, (out / "manifest.jsonl").read_text().splitlines()):
+        record = {}
+        if "shard" in row:
+            number = row["shard"]
+            shards[number] = shards.get(number) or read_shard(shard_path(out / "packed", number))
+            record = shards[number].record(row["row"])
+        found[row["name"]] = row["status"], record
+    return found
+
+
+def _hosts(report: Report, folder: Path, numbers: tuple[int, ...]) -> None:
+    """The same faces on several processes that meet over loopback; one of them is killed in the middle and started again, alone."""
+    source = _faces(folder, 400)
+    options = ("--pack", "--batch-size", 4, *COMMON)
+    _timed(_command(source, *options, "-o", folder / "hosts1"))
+    one = _records(folder / "hosts1")
+    rows, worst = [], 0
+    for number in numbers:
+        out = folder / f"hosts{number}"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        command = _command(source, *options, "-o", out, "--processes", number)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        running = [subprocess.Popen([*command, "--process-id", str(i), "--coordinator", address], **quiet) for i in range(number)]  # type: ignore[call-overload]
+        mine, lost = out / f"manifest-{1:05d}-of-{number:05d}.jsonl", running[1]
+        limit = time.monotonic() + 300
+        while lost.poll() is None and time.monotonic() < limit and (not mine.exists() or mine.read_bytes().count(b"\n") < 20):
+            time.sleep(0.002)
+        lost.send_signal(signal.SIGKILL)
+        lost.wait()
+        before = mine.read_bytes().count(b"\n") if mine.exists() else 0
+        codes = [process.wait() for process in running]
+        refused = subprocess.run([sys.executable, "-m", "fitjax", "merge", str(out)], capture_output=True).returncode
+        again = _timed([*command, "--process-id", "1"])[2]
+        merged = subprocess.run([sys.executable, "-m", "fitjax", "merge", str(out)], capture_output=True).returncode
+        found = _records(out)
+        differ = sum(
+            name not in found or found[name][0] != status or any(not np.array_equal(v, found[name][1][k]) for k, v in record.items())
+            for name, (status, record) in one.items()
+        ) + (list(found) != list(one))
+        worst += differ
+        rows.append([number, before, ", ".join(map(str, codes)), refused, again, merged, differ])
+    columns = ["processes", "faces done by the killed one", "exit codes", "merging then", "started again", "merging", "faces that differ"]
+    note = "batches of 4; order, statuses and bits against one process"
+    report.tables.append(Table("400 faces on several processes over loopback, process 1 killed", columns, rows, note))
+    report.targets.append(Target("faces that differ from those of one process", 0, float(worst), "faces"))
+
+
 def _bad(report: Report, folder: Path) -> None:
     """Three bad faces among a hundred."""
     source = _faces(folder, 100)
@@ -163,7 +220,7 @@ def _memory(report: Report, folder: Path, few: int, many: int) -> None:
     with np.load(require("aflw2000/landmarks.npz"), allow_pickle=False) as data:
         points = data["landmarks"][:, :2].swapaxes(1, 2)
     peaks = []
-    for count in (few, many):
+    for count in (8, few, many):  # the first compiles
         photos = folder / f"photos{count}"
         photos.mkdir()
         for i in range(count):
@@ -173,6 +230,7 @@ def _memory(report: Report, folder: Path, few: int, many: int) -> None:
         done = _timed(_command(photos, *options, "-o", folder / f"out{count}"))
         peaks.append(done[3])
         shutil.rmtree(photos)
+    peaks = peaks[1:]
     report.tables.append(Table("peak memory", ["photos", "megabytes"], [[few, peaks[0]], [many, peaks[1]]]))
     report.targets.append(Target(f"peak memory of {many} photos over that of {few}", 1.1, peaks[1] / peaks[0], "×"))
 
@@ -220,6 +278,7 @@ def run(quick: bool) -> Report:
         parts = (
             lambda: _speed(report, folder, 1 if quick else 5),
             lambda: _kills(report, folder, 3 if quick else 20),
+            lambda: _hosts(report, folder, (2,) if quick else (2, 4)),
             lambda: _bad(report, folder),
             lambda: _memory(report, folder, *((50, 100) if quick else (500, 5000))),
             lambda: _person(report, 2 if quick else 20),
