@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,11 @@ from scenes import random_truth, render_landmarks
 from toy import toy_basis
 
 import fitjax as fj
+from fitjax.cli.main import Fit
+from fitjax.cli.person import of_person
+from fitjax.fit.defaults import OTHER_PRIOR_WEIGHT
 from fitjax.geometry.rotation import geodesic_angle
+from fitjax.losses.core import loss_cost
 from fitjax.losses.smoothness import smooth_over_time
 from fitjax.model.load import linear_model
 from fitjax.model.params import retract, zero_tangent
@@ -22,7 +27,7 @@ from fitjax.solve.arrow import Arrow, Pair, box_quadratic_arrow
 from fitjax.solve.gauss_newton import Layout
 from fitjax.solve.levenberg_marquardt import _linearise, _solve_step, box_quadratic
 from fitjax.solve.objective import Problem, costs
-from fitjax.solve.sharing import make_sharing
+from fitjax.solve.sharing import DEFAULT_LEVELS, make_sharing
 
 SET, SIZE = "aflw68", (640, 480)
 EVERYTHING = {"pose": 1.0, "identity": 1.0, "expression": 1.0}
@@ -186,3 +191,20 @@ def test_a_shared_focal_length_is_found(toy):
     found = _fit_frames(toy, observations, 0.0, 1.0)
     factors = np.exp([float(s.params["camera"]["log_focal"]) for s in found])
     assert np.ptp(factors) == 0 and abs(factors[0] - 1.3) < 0.05
+
+
+def test_what_the_options_of_the_command_line_ask_for(toy):
+    """A focal length that is free and held once per person, frames that are linked, in the stages that move the pose."""
+    observation = _photos(toy, np.random.default_rng(4), 1, 0.0, dtype=np.float32)[1][0]
+    maps = fj.Stage({"detail_shape": 1.0}, losses={"landmarks": 1.0})
+    named = fj.Stage(EVERYTHING, losses={"landmarks": 1.0})
+    asked = of_person(Fit([], same_person=True, shared_focal=True, smooth=2.0), _losses(), [fj.Stage(EVERYTHING), named, maps], 4)
+    assert asked["levels"] == {**DEFAULT_LEVELS, "camera": "person"} and list(asked["losses"]) == ["landmarks", "prior", "focal", "smooth"]
+    assert [sorted(s.free) for s in asked["stages"]] == [sorted([*EVERYTHING, "camera"])] * 2 + [["detail_shape"]]
+    assert [s.losses if s.losses is None else sorted(s.losses) for s in asked["stages"]] == [None, ["focal", "landmarks", "smooth"], ["landmarks"]]
+    assert float(asked["losses"]["smooth"].weight) == 2.0
+    # Four photos whose focal length is one standard deviation off cost what one code of the prior does there.
+    prediction = SimpleNamespace(params={"camera": {"log_focal": jnp.asarray(0.3)}})
+    assert 4 * float(loss_cost(asked["losses"]["focal"], prediction, observation)) == pytest.approx(0.5 * OTHER_PRIOR_WEIGHT)
+    plain = of_person(Fit([], same_person=True), _losses(), [named], 4)
+    assert list(plain["losses"]) == ["landmarks", "prior"] and plain["levels"] == DEFAULT_LEVELS and plain["stages"][0].losses == named.losses

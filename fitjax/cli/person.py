@@ -8,9 +8,11 @@ from typing import Any
 from fitjax.cli.compile_time import compile_seconds
 from fitjax.cli.finishing import Run, finish_face
 from fitjax.cli.jobs import Job
+from fitjax.cli.main import Fit
 from fitjax.errors import FitjaxError
 from fitjax.fit import Solution, fit_shared
-from fitjax.fit.defaults import with_joints
+from fitjax.fit.defaults import OTHER_PRIOR_WEIGHT, with_joints
+from fitjax.losses.focal import focal_prior
 from fitjax.losses.smoothness import smooth_over_time
 from fitjax.pytree import replace
 from fitjax.solve.sharing import DEFAULT_LEVELS
@@ -35,20 +37,23 @@ def fit_person(run: Run, every: list[Job], kinds: set[Any]) -> None:
     if observations:
         first, began = observations[0], time.perf_counter()
         losses, stages = run.recipe.losses(first, run.model), with_joints(run.recipe.stages(first), run.model)
-        solutions = fit_shared(observations, model=run.model, **_of_person(run, losses, stages))
+        solutions = fit_shared(observations, model=run.model, **of_person(run.options, losses, stages, len(observations)))
         seconds = (time.perf_counter() - began - compile_seconds(began)) / len(good)
         results |= {id(job): (solution, seconds) for job, solution in zip(good, solutions)}
     for job in every:
         finish_face(run, job, results[id(job)])()
 
 
-def _of_person(run: Run, losses: dict[str, Any], stages: list[Any]) -> dict[str, Any]:
+def of_person(options: Fit, losses: dict[str, Any], stages: list[Any], photos: int) -> dict[str, Any]:
     """Losses, stages and what is shared, with the focal length and the smoothness that were asked for."""
     levels: dict[str, Any] = dict(DEFAULT_LEVELS)
-    if run.options.shared_focal:
+    more: dict[str, Any] = {}
+    if options.shared_focal:
         levels["camera"] = "person"
+        more["focal"] = focal_prior(OTHER_PRIOR_WEIGHT / photos)
         stages = [replace(stage, free=stage.free | {"camera": 1.0}) if "pose" in stage.free else stage for stage in stages]
-    if run.options.smooth is not None:
-        losses = losses | {"smooth": run.options.smooth * smooth_over_time()}
-        stages = [replace(s, losses=None if s.losses is None else s.losses | {"smooth": 1.0}) if "pose" in s.free else s for s in stages]
-    return {"losses": losses, "stages": stages, "levels": levels}
+    if options.smooth is not None:
+        more["smooth"] = options.smooth * smooth_over_time()
+    factors = dict.fromkeys(more, 1.0)
+    stages = [replace(s, losses=s.losses | factors) if "pose" in s.free and s.losses is not None else s for s in stages]
+    return {"losses": losses | more, "stages": stages, "levels": levels}
