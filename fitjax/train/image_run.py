@@ -26,7 +26,7 @@ from fitjax.networks import run
 from fitjax.pytree import pytree, static
 from fitjax.synth.draw import load_synth
 from fitjax.train.checkpoint import Metrics, load_checkpoint, save_checkpoint
-from fitjax.train.image_augment import crops
+from fitjax.train.image_augment import Crops, crops
 from fitjax.train.image_loss import loss, measures
 from fitjax.train.image_pool import POOL, Pool, draw_pool, portraits_in
 
@@ -84,17 +84,23 @@ def _transform(settings: ImageSettings) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(3.0), optax.adamw(schedule, b2=0.99, weight_decay=settings.decay))
 
 
+@partial(jax.jit, static_argnames=("settings",))
 def start_training(settings: ImageSettings, tables: ImageTables) -> ImageState:
     """The state before the first step."""
-    weights = jax.jit(network(settings).init)(jax.random.key(settings.seed), jnp.zeros((1, settings.side, settings.side, 3)), tables)
+    weights = network(settings).init(jax.random.key(settings.seed), jnp.zeros((1, settings.side, settings.side, 3)), tables)
     return ImageState(weights, jax.tree.map(jnp.copy, weights), _transform(settings).init(weights), jnp.zeros((), jnp.int32))
 
 
+@partial(jax.jit, static_argnames=("side",))
+def spoilt_crops(side: int, seed: Any, step: Any, batch: Any) -> Crops:
+    """The crops of a step, from the pool's portraits."""
+    return crops(jax.random.fold_in(jax.random.key(seed), step), batch, side)
+
+
 @partial(jax.jit, static_argnames=("settings",), donate_argnames=("state",))
-def train_step(settings: ImageSettings, state: ImageState, tables: ImageTables, batch: Any) -> tuple[ImageState, dict[str, Array]]:
-    """One step on a batch of the pool's portraits; returns the state and the terms of the loss."""
+def train_step(settings: ImageSettings, state: ImageState, tables: ImageTables, truth: Crops) -> tuple[ImageState, dict[str, Array]]:
+    """One step on a batch of crops; returns the state and the terms of the loss."""
     net, optimiser = network(settings), _transform(settings)
-    truth = crops(jax.random.fold_in(jax.random.key(settings.seed + 1), state.step), batch, settings.side)
 
     def objective(weights: Any) -> tuple[Array, dict[str, Array]]:
         return loss(run(net, weights, truth.image, tables), truth, tables)
@@ -110,20 +116,17 @@ def train_step(settings: ImageSettings, state: ImageState, tables: ImageTables, 
 
 
 @partial(jax.jit, static_argnames=("settings",))
-def _measured(settings: ImageSettings, weights: Any, tables: ImageTables, key: Array, batch: Any) -> dict[str, Array]:
-    truth = crops(key, batch, settings.side)
-    out = run(network(settings), weights, truth.image, tables)
-    return measures(out, truth) | {"loss": loss(out, truth, tables)[0]}
+def _measured(settings: ImageSettings, weights: Any, tables: ImageTables, truth: Crops) -> dict[str, Array]:
+    return measures(run(network(settings), weights, truth.image, tables), truth)
 
 
 def evaluate(settings: ImageSettings, weights: Any, tables: ImageTables, pool: Pool) -> dict[str, float]:
     """Measures on the pool's held-out portraits, spoilt in a fixed way."""
     count = max(settings.held_out // settings.batch, 1)
-    parts = [
-        _measured(settings, weights, tables, jax.random.fold_in(jax.random.key(1_000_003), k),
-                  pool.take((k * settings.batch + np.arange(settings.batch)) % settings.held_out))
-        for k in range(count)
-    ]  # fmt: skip
+    parts = []
+    for k in range(count):
+        batch = pool.take((k * settings.batch + np.arange(settings.batch)) % settings.held_out)
+        parts.append(_measured(settings, weights, tables, spoilt_crops(settings.side, 1_000_003, k, batch)))
     return {name: float(np.mean([p[name] for p in jax.device_get(parts)])) for name in parts[0]}
 
 
@@ -176,17 +179,19 @@ def train_image(
     tables = image_tables(model)
     about: dict[str, Any] = {name: getattr(settings, name) for name in ImageSettings.__dataclass_fields__ if name != "interval"}
     about = json.loads(json.dumps(about | {"what": "image", "basis_sha256": model.basis_sha256, "pool": portraits.about}))
-    state = start_training(settings, tables)
     checkpoint = folder / "image.checkpoint.safetensors"
     if checkpoint.is_file():
-        state = load_checkpoint(checkpoint, state, about)
+        state = load_checkpoint(checkpoint, jax.eval_shape(lambda: start_training(settings, tables)), about)
+    else:
+        state = start_training(settings, tables)
     record = Metrics(folder / "metrics.jsonl", "image", int(state.step))
     measured: dict[str, float] = {}
     while (step := int(state.step)) < settings.steps:
         count = min(settings.interval - step % settings.interval, settings.steps - step)
         parts = []
         for k in range(count):
-            state, one = train_step(settings, state, tables, portraits.take(choose(settings, step + k, settings.portraits)))
+            batch = portraits.take(choose(settings, step + k, settings.portraits))
+            state, one = train_step(settings, state, tables, spoilt_crops(settings.side, settings.seed + 1, step + k, batch))
             parts.append(one)
         means = {name: float(np.mean([p[name] for p in jax.device_get(parts)])) for name in parts[0]}
         others = evaluate(settings, state.average, tables, portraits)
