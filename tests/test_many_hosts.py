@@ -134,6 +134,15 @@ def test_processes_with_different_inputs_or_options_do_not_merge(root, tmp_path,
     assert _faces(out) == _faces(root / "one")
 
 
+def test_a_part_of_failures_alone_is_told_too(root, tmp_path, capsys, fitted):
+    out = tmp_path / "out"
+    assert _part(root, out, 2, 7) == 1 and fitted == []
+    rows = read_manifest(out / "manifest-00002-of-00007.jsonl")[0]
+    assert [(row["status"], row["input"]) for row in rows] == [("failed", [2, 7])]
+    assert main(["merge", str(out)]) == 2
+    assert "6 of 7 inputs have no result yet; start process 0, 1, 3, 4, 5, 6 of 7 again" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

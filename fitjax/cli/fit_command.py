@@ -247,7 +247,13 @@ def _measure(run: Run, batch: list[Job]) -> None:
         return
     device = (run.devices or jax.local_devices())[0]
     losses, stages = run.recipe.losses(template, run.model), with_joints(run.recipe.stages(template), run.model)
-    each = bytes_per_face(run.model, stack_observations([template] * run.size), losses, stages, _start(run, [template] * run.size))
+    try:
+        each = bytes_per_face(run.model, stack_observations([template] * run.size), losses, stages, _start(run, [template] * run.size))
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        run.sized = True  # fitting halves the batch
+        return
     left = -(-run.left // max(len(run.devices), 1))
     run.sized, run.size = True, fitting_batch_size(free_memory(device), each, run.size, run.recipe.pixels, left)
 

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -67,8 +68,12 @@ class Part:
 
 def manifests(out: Path) -> list[Path]:
     """All manifests of a folder, the one written last at the end."""
-    found = [p for p in out.glob("manifest*.jsonl") if p.name == MANIFEST or _PART.fullmatch(p.name)]
-    return sorted(found, key=lambda p: (p.stat().st_mtime_ns, p.name))
+    found: list[tuple[int, str]] = []
+    for path in out.glob("manifest*.jsonl"):
+        if path.name == MANIFEST or _PART.fullmatch(path.name):
+            with suppress(FileNotFoundError):  # another process has just merged it
+                found.append((path.stat().st_mtime_ns, path.name))
+    return [out / name for _, name in sorted(found)]
 
 
 def part_count(path: Path) -> int:

@@ -154,7 +154,8 @@ class Ledger:
         return None if last is None else Place(*last)
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Append rows; failures that come before anything is fitted wait, so that a run without any result leaves no file.
+        """Append rows; failures that come before anything is fitted wait, so that a run without any result leaves no file, unless it is part of one:
+        merging asks what became of each input.
 
         Raises:
             WriteError: they cannot be written.
@@ -162,7 +163,7 @@ class Ledger:
         for row in rows:
             self._remember_own(row, manifest_line(row))
         self._held.extend(rows)
-        if self._writer.path.exists() or any(row["status"] != "failed" for row in rows):
+        if self._part.count > 1 or self._writer.path.exists() or any(row["status"] != "failed" for row in rows):
             self._writer.append(self._held)
             self.added += sum(row["status"] != "failed" for row in self._held)
             self._held = []
