@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -91,3 +93,17 @@ def test_the_compiler_counts_what_a_face_takes(faces):
     losses, stages = fj.default_losses(observation), fj.default_stages(observation)
     each = memory.bytes_per_face(model, fj.stack_observations([observation] * 2), losses, stages, None)
     assert 2e3 < each < 5e6  # landmarks and codes, and the Jacobian of the one face that is being fitted
+
+
+def test_what_an_accelerator_says_it_has_left():
+    def device(stats):
+        def memory_stats():
+            if isinstance(stats, Exception):
+                raise stats
+            return stats
+
+        return SimpleNamespace(platform="gpu", memory_stats=memory_stats)
+
+    assert memory.free_memory(device({"bytes_limit": 1000, "bytes_in_use": 300})) == 700
+    assert memory.free_memory(device({"bytes_limit": 1000, "bytes_reservable_limit": 900, "bytes_in_use": 950})) == 0
+    assert memory.free_memory(device(None)) is None and memory.free_memory(device(jax.errors.JaxRuntimeError("UNIMPLEMENTED"))) is None

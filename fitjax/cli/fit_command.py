@@ -248,7 +248,8 @@ def _measure(run: Run, batch: list[Job]) -> None:
     device = (run.devices or jax.local_devices())[0]
     losses, stages = run.recipe.losses(template, run.model), with_joints(run.recipe.stages(template), run.model)
     try:
-        each = bytes_per_face(run.model, stack_observations([template] * run.size), losses, stages, _start(run, [template] * run.size))
+        start = _start(run, [template] * run.size, [None] * run.size)
+        each = bytes_per_face(run.model, stack_observations([template] * run.size), losses, stages, start)
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
