@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_one_process_ends_what_several_began(root, tmp_path, capsys, fitted):
     assert "another run is writing" in capsys.readouterr().err
 
 
-def test_processes_with_different_inputs_or_options_do_not_merge(root, tmp_path, capsys):
+def test_processes_with_different_inputs_or_options_do_not_merge(root, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(root / "one", out)
     (out / "manifest.jsonl").unlink()
@@ -129,6 +130,13 @@ def test_processes_with_different_inputs_or_options_do_not_merge(root, tmp_path,
 
     assert "different inputs" in merge(input=[0, FACES]) and "different inputs" in merge(input=[1, 9])
     assert "2 sets of options" in merge(config="other")
+    # Killed while it removed the parts: what is left merges.
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert merge().startswith("130")
+    (out / "manifest-00000-of-00002.jsonl").unlink()
+    assert main(["merge", str(out)]) == 0 and _faces(out) == _faces(root / "one")
+    (out / "manifest.jsonl").unlink()
     assert merge().startswith("0")
     assert main(["merge", str(out)]) == 2 and "found none" in capsys.readouterr().err
     assert _faces(out) == _faces(root / "one")

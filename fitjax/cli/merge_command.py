@@ -35,7 +35,7 @@ class _Gathered:
         if self.kinds.setdefault(photo, kind) != kind:
             faces.clear()
             self.kinds[photo] = kind
-        where = row.pop("input", None)
+        where = row.get("input")
         faces[int(row.get("face", 0))] = row
         if where is not None:
             self.place[photo] = int(where[0])
@@ -90,9 +90,12 @@ def run_merge(options: Merge) -> int:
         last = len(gathered.place)
         photos = sorted(gathered.lines, key=lambda photo: gathered.place.get(photo, last))  # stable: what has no place keeps its order
         rows = [row for photo in photos for _, row in sorted(gathered.lines[photo].items())]
+        # With the places of the inputs first: whatever is killed before all parts are gone can be merged again.
         atomic_write_text(out / MANIFEST, "".join(map(manifest_line, rows)))
         for path in parts:
             path.unlink(missing_ok=True)
+        rows = [{k: v for k, v in row.items() if k != "input"} for row in rows]
+        atomic_write_text(out / MANIFEST, "".join(map(manifest_line, rows)))
         for folder in (out, out / PACK):
             clear_leftovers(folder)
     finally:
