@@ -95,7 +95,7 @@ def _scales(faces: MapFaces) -> LiftScales:
 
 
 def _transform(settings: ConvSettings) -> optax.GradientTransformation:
-    warmup = max(min(100, settings.steps // 10), 1)
+    warmup = min(100, settings.steps // 10)
     return optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adam(optax.warmup_cosine_decay_schedule(0.0, settings.rate, warmup, settings.steps, 0.01 * settings.rate), b2=0.99),

@@ -57,7 +57,7 @@ def modules(settings: LiftSettings, rank: int) -> tuple[LiftDecoder, LiftEncoder
 
 def transform(settings: LiftSettings) -> optax.GradientTransformation:
     """Adam with warm-up, cosine decay and clipping."""
-    warmup = min(settings.warmup, max(settings.steps // 10, 1))
+    warmup = min(settings.warmup, settings.steps // 10)
     schedule = optax.warmup_cosine_decay_schedule(0.0, settings.rate, warmup, settings.steps, 0.01 * settings.rate)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99))
 
