@@ -44,7 +44,7 @@ def nested_params(flat: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def write_image_net(path: Path, params: Any, about: dict[str, Any]) -> None:
     """Folded weights (Flax's ``params``) and, in the metadata and in a record beside the file, what they belong to."""
-    arrays = {name: np.ascontiguousarray(value, np.float16) for name, value in sorted(flat_params(params).items())}
+    arrays = {name: np.asarray(value, np.float16, order="C") for name, value in sorted(flat_params(params).items())}
     raw = safetensors.numpy.save(arrays, {"format": FORMAT, "about": json.dumps(about, sort_keys=True)})
     record = {"file": path.name, "format": FORMAT, "licence": "CC0-1.0", "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
     record |= {"provenance": {"source": "renders of random faces of the embedded basis; no photograph"} | about}
