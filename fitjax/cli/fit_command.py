@@ -27,7 +27,7 @@ from fitjax.cli.hosts import part_of
 from fitjax.cli.inputs import find_photos
 from fitjax.cli.jobs import Job, Making
 from fitjax.cli.label_maps import read_table
-from fitjax.cli.looking import looking_of, starts_of
+from fitjax.cli.looking import looking_of, starts_of, weighed
 from fitjax.cli.main import OK, SOME_FAILED, Fit
 from fitjax.cli.manifest import PACK, Ledger, Told, WritingThread, configuration_hash
 from fitjax.cli.memory import bytes_per_face, first_batch_size, fitting_batch_size, free_memory, is_out_of_memory
@@ -222,7 +222,7 @@ def _solve(run: Run, batch: list[Job]) -> list[tuple[Job, tuple[Solution, float]
         template = batch[slots[0]].observation
         assert template is not None
         used: dict[int, Observation | None] = {i: batch[i].observation for i in slots}
-        losses, stages = run.recipe.losses(template, run.model), with_joints(run.recipe.stages(template), run.model)
+        losses, stages = weighed(run.recipe.losses(template, run.model)), with_joints(run.recipe.stages(template), run.model)
         # Made only where a slot is free: its dozen tiny programs cost a single photo 50 ms.
         neutral = neutral_observation(template) if len(used) < run.batch else template
         observations = [used.get(i) or neutral for i in range(run.batch)]

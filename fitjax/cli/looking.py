@@ -12,7 +12,11 @@ from fitjax.cli.main import Fit
 from fitjax.errors import FitjaxError
 from fitjax.geometry.camera import Camera
 from fitjax.image.photo import Photo
+from fitjax.losses.core import Loss
 from fitjax.observation.observation import Observation
+
+#: The network's landmarks, and what they count beside those of a detector that is to be trusted; see docs/initialiser.md.
+MARKS, BESIDE = "aflw68", 0.1
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,11 @@ def looking_of(options: Fit, model: Any, photos: int) -> Looking | None:
     if start and not knows(model, load_looker()[3]):
         raise FitjaxError("--init image_net, --box: the network belongs to the embedded model; leave --model out, or give landmarks of your own")
     return Looking(start, options.box, options.parse is not None)
+
+
+def weighed(losses: dict[str, Loss]) -> dict[str, Loss]:
+    """The losses with the network's landmarks, where they are beside a detector's, at their part of its weight."""
+    return {name: BESIDE * loss if name == MARKS and "mediapipe478" in losses else loss for name, loss in losses.items()}
 
 
 def starts_of(model: Any, stacked: Observation, found: list[Any]) -> Any:

@@ -10,13 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from fitjax.errors import FitError
 from fitjax.geometry.camera import Camera
 from fitjax.geometry.rotation import rotation_between_rays, safe_normalise
 from fitjax.image.photo import Photo
 from fitjax.initial.image_crop import cut_crop
-from fitjax.initial.image_network import SIGMA_UNIT, ImageNet
+from fitjax.initial.image_network import SIGMA_UNIT, ImageNet, ImageOutput
 from fitjax.initial.image_solve import Placed, branches, show
 from fitjax.initial.image_tables import DENSE, MARKS, ImageTables, image_tables
 from fitjax.initial.image_weights import SHIPPED_IMAGE, check_shapes, load_image_net
@@ -66,19 +67,24 @@ class ImageFace:
 
 
 @partial(jax.jit, static_argnames=("net",))
-def look(net: ImageNet, weights: Any, tables: ImageTables, images: Any) -> dict[str, Any]:
-    """What one needs of the network's output for a batch of crops (B, S, S, 3): faces and landmarks (B, N, 3) by branch, refined ones with log σ,
-    labels, probabilities of being visible."""
-    out = run(net, weights, images, tables)
+def run_network(net: ImageNet, weights: Any, tables: ImageTables, images: Float[Array, "B S S 3"]) -> ImageOutput:
+    """The network alone."""
+    found: ImageOutput = run(net, weights, images, tables)
+    return found
 
-    def one(single: Any) -> dict[str, Any]:
+
+@jax.jit
+def solve_branches(out: ImageOutput, tables: ImageTables) -> tuple[dict[str, Placed], dict[str, Float[Array, "B N 3"]]]:
+    """Faces by branch, and their landmarks and dense points in the crop; every leaf with a leading axis."""
+
+    def one(single: ImageOutput) -> tuple[dict[str, Placed], dict[str, Array]]:
         faces = branches(single, tables)
-        return {"faces": faces, "shown": {name: show(face, tables) for name, face in faces.items()}}
+        return faces, {name: show(face, tables) for name, face in faces.items()}
 
-    alone = out._replace(refined=jnp.moveaxis(out.refined, 0, 1))
-    found = jax.vmap(one)(alone) if len(images) > 1 else jax.tree.map(lambda x: x[None], one(jax.tree.map(lambda x: x[0], alone)))
-    labels = jnp.argmax(out.labels, -1).astype(jnp.uint8)
-    return found | {"refined": out.refined[-1], "log_sigma": out.mark_log_sigma, "labels": labels, "visible": jax.nn.sigmoid(out.visible)}
+    each = out._replace(refined=jnp.moveaxis(out.refined, 0, 1))
+    if len(out.scale) == 1:  # without vmap: small matrices are solved faster one by one
+        return jax.tree.map(lambda x: x[None], one(jax.tree.map(lambda x: x[0], each)))
+    return jax.vmap(one)(each)
 
 
 @cache
@@ -143,24 +149,27 @@ def image_face(
     place, size, angle = np.asarray(centre, np.float64), float(face_size), 0.0
     for k in range(looks):
         crop, photo_from_crop = cut_crop(photo, place, size, net.side, angle)
-        found = jax.tree.map(lambda x: np.asarray(x[0]), jax.device_get(look(net, values, tables, crop[None])))
-        marks = found["shown"]["fused"][:68, :2] @ photo_from_crop[:, :2].T + photo_from_crop[:, 2]
+        out = run_network(net, values, tables, crop[None])
         if k + 1 < looks:
-            up = photo_from_crop[:, :2] @ found["faces"]["fused"].rotation[:2, 1]
+            marks = np.asarray(out.refined[-1, 0]) @ photo_from_crop[:, :2].T + photo_from_crop[:, 2]
+            own = np.asarray(out.rotation[0, :2, 1])
+            up = photo_from_crop[:, :2] @ own
             # Seen along its own axis a head has no up; then the crop stays as it is.
-            steady = np.linalg.norm(found["faces"]["fused"].rotation[:2, 1]) > 0.3
-            angle = float(np.arctan2(up[0], -up[1])) if steady else angle
+            angle = float(np.arctan2(up[0], -up[1])) if np.linalg.norm(own) > 0.3 else angle
             axes = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
             middle, next_size = _box(marks @ axes)
             # A first look that went astray must not take the second one with it.
             place, size = axes @ middle, float(np.clip(next_size, 0.6 * size, 1.6 * size))
+    faces, shown = jax.tree.map(lambda x: np.asarray(x[0]), jax.device_get(solve_branches(out, tables)))
+    log_sigma, labels = np.asarray(out.mark_log_sigma[0]), np.asarray(jnp.argmax(out.labels[0], -1), np.uint8)
+    visible = np.asarray(jax.nn.sigmoid(out.visible[0]))
     in_photo = lambda points: points[..., :2] @ photo_from_crop[:, :2].T + photo_from_crop[:, 2]  # noqa: E731
-    by_branch = {name: in_photo(shown[:68]) for name, shown in found["shown"].items()} | {"refined": in_photo(found["refined"])}
+    by_branch = {name: in_photo(points[:68]) for name, points in shown.items()}
+    by_branch["refined"] = in_photo(np.asarray(out.refined[-1, 0]))
     scale = np.sqrt(np.linalg.det(photo_from_crop[:, :2]))
     landmarks = by_branch[about.get("landmarks", "refined")]
     own_size = _box(landmarks)[1]
-    sigma = np.sqrt(3) * SIGMA_UNIT * np.exp(found["log_sigma"]) * scale * float(about.get("sigma_factor", 1.0))
-    faces = found["faces"]
+    sigma = np.sqrt(3) * SIGMA_UNIT * np.exp(log_sigma) * scale * float(about.get("sigma_factor", 1.0))
     poses = {name: pose_in_camera(face, photo_from_crop, by_branch[name], camera) for name, face in faces.items()}
     n_identity = int(np.sum(~np.isfinite(np.asarray(tables.upper))))
     codes = faces["fused"].codes
@@ -168,13 +177,13 @@ def image_face(
         "identity": jnp.asarray(codes[:n_identity]), "expression": jnp.asarray(codes[n_identity:]),
         "pose": {k: jnp.asarray(v, jnp.float32) for k, v in poses["fused"].items()},
     }  # fmt: skip
-    maps = len(found["labels"])
+    maps = len(labels)
     step = 2 / maps
     return ImageFace(
         params, landmarks, sigma, np.minimum(1.0, (SURE * own_size / np.maximum(sigma, 1e-6)) ** 2), by_branch,
         {name: pose["rotation"] for name, pose in poses.items()},
         float(np.linalg.norm(by_branch["model"] - by_branch["image"], axis=1).mean() / own_size),
-        found["labels"], found["visible"],
+        labels, visible,
         np.concatenate([photo_from_crop[:, :2] * step, (photo_from_crop @ [step / 2 - 1, step / 2 - 1, 1])[:, None]], 1), own_size,
     )  # fmt: skip
 
@@ -189,7 +198,3 @@ def in_photo(values: np.ndarray, photo_from_labels: np.ndarray, photo: Photo, ou
     result[within] = values[at[within][:, 1], at[within][:, 0]]
     return result
 
-
-def size_of_box(width: float, height: float) -> float:
-    """Size of the landmarks of a face whose box, from the brows or the hair line to the chin, is given."""
-    return float(np.sqrt(width * height))
