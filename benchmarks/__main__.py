@@ -33,6 +33,7 @@ BENCHMARKS = {
     "photometric_synthetic": "benchmarks.photometric_synthetic",
     "photometric_photos": "benchmarks.photometric_photos",
     "initialiser": "benchmarks.initialiser",
+    "image_net": "benchmarks.image_net",
 }
 GROUPS = {
     "accuracy": ("aflw", "photos"),
