@@ -68,7 +68,7 @@ class Looking:
         from fitjax.observation.segmentation import with_parts
 
         face = find_observed(observation, photo)
-        mask, warnings = None, ()
+        mask, warnings = None, tuple[str, ...]()
         if self.start:
             if self.box is None and has_failed(observation, face) and "mediapipe478" in observation.landmarks:
                 warnings = (f"{photo.path}: the detector is not to be trusted here; landmarks of the image network take its place",)

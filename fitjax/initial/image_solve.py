@@ -154,11 +154,10 @@ def branches(out: ImageOutput, tables: ImageTables) -> dict[str, Placed]:
     alone = complete(model, marks, tables, FUSED_PRIOR, out.codes)
     # Each kind counts by its share, however many pixels a face has; the fewer are seen, the less they say.
     seen = jnp.minimum(jnp.sum(pixels.weight) / 200, 1.0) * (1 - MARKS_SHARE)
+    share = lambda weight, of: weight / jnp.maximum(jnp.sum(weight), 1e-9) * of  # noqa: E731
     both = Points(
-        *(jnp.concatenate([a, b], 1 if a.ndim == 3 else 0) for a, b in zip(pixels[:3], marks[:3])),
-        jnp.concatenate([
-            pixels.weight / jnp.maximum(jnp.sum(pixels.weight), 1e-9) * seen, marks.weight / jnp.maximum(jnp.sum(marks.weight), 1e-9) * MARKS_SHARE
-        ]),
+        jnp.concatenate([pixels.mean, marks.mean]), jnp.concatenate([pixels.modes, marks.modes], 1), jnp.concatenate([pixels.at, marks.at]),
+        jnp.concatenate([share(pixels.weight, seen), share(marks.weight, MARKS_SHARE)]),
     )  # fmt: skip
     fused = complete(model, both, tables, FUSED_PRIOR, out.codes)
     return {"model": model, "image": image, "marks": alone, "fused": fused}
