@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -167,14 +167,12 @@ def test_options_that_do_not_go_together(root, tmp_path, capsys, more, says):
 
 
 def test_they_meet():
-    """Two processes find each other over loopback by JAX's runtime; this one fits on afterwards as if it were alone."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    code = "import sys; from fitjax.cli.hosts import meet; print(meet(sys.argv[1], 2, 1, 60))"
-    with subprocess.Popen([sys.executable, "-c", code, address], stdout=subprocess.PIPE, text=True) as other:
-        assert meet(address, 2, 0, 60) == Part(0, 2)
-        assert "Part(index=1, count=2)" in (other.communicate()[0] or "")
+    """Two processes find each other over loopback by JAX's runtime, from what Slurm tells them; each gets an accelerator of its own."""
+    code = "import jax; from fitjax.cli.hosts import meet; print(meet(None, None, None, 100), jax.config.values['jax_cuda_visible_devices'])"
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "2"}
+    environments = [os.environ | job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in (0, 1)]
+    children = [subprocess.Popen([sys.executable, "-c", code], env=e, stdout=subprocess.PIPE, text=True) for e in environments]
+    assert [child.communicate()[0] for child in children] == [f"Part(index={i}, count=2) {i}\n" for i in (0, 1)]
 
 
 def test_nobody_to_meet(monkeypatch):
