@@ -47,7 +47,7 @@ class ConvRun:
     halvings: int = 0
     local: bool = True
     albedo: ConvSettings = field(default_factory=lambda: ConvSettings(batch=32, steps=100_000))
-    shape: ConvSettings = field(default_factory=lambda: ConvSettings(batch=32, steps=40_000))
+    shape: ConvSettings = field(default_factory=lambda: ConvSettings(code_length=80, batch=32, steps=40_000))
 
 
 _SMALL = ConvSettings(code_length=32, first=64, local_first=48, channels=(48, 32, 24, 16), local_channels=(32, 24, 16), batch=8, steps=600)
@@ -60,7 +60,7 @@ def paper_at_half(steps: int, shape_steps: int, batch: int = 8) -> ConvRun:
     """The paper's widths at 96 × 112, for a CPU: one doubling fewer."""
     base = ConvSettings(channels=(96, 64, 32, 16), batch=batch)
     faces = replace(PRESETS["full"], interval=100)
-    return ConvRun(faces, 1, albedo=replace(base, steps=steps), shape=replace(base, steps=shape_steps))
+    return ConvRun(faces, 1, albedo=replace(base, steps=steps), shape=replace(base, code_length=80, steps=shape_steps))
 
 
 def conv_with_steps(run: ConvRun, steps: int | None, seed: int | None) -> ConvRun:
@@ -146,6 +146,9 @@ def train_conv_decoder(
     tensors: dict[str, np.ndarray] = {"albedo.mean": np.round(np.clip(np.asarray(albedo.mean), 0, 1) * 65535).astype(np.uint16)}
     settings: dict[str, Any] = {"basis": EMBEDDED, "basis_sha256": model.basis_sha256}
     provenance: dict[str, Any] = {}
+    for part, network in networks.items():
+        if network.code_length > len(maps[part].sigma):
+            raise FitjaxError(f"train decoder: {part} code of {network.code_length}: expected at most {len(maps[part].sigma)}, its components")
     for part, network in networks.items():
         about = {"generator": generator_hash(), "settings": repr(network), "faces": run.faces.faces, "rank": run.faces.rank, "identities": people}
         checkpoint = folder / f"conv_{part}.checkpoint.safetensors"
