@@ -105,7 +105,7 @@ def inpainted(target: np.ndarray, held: np.ndarray) -> np.ndarray:
 
 def occluded(case: Case, how: str) -> tuple[fj.Observation, np.ndarray]:
     """The observation with the left half of the landmarks' box painted over, landmarks unchanged (and for ``masked`` these pixels invalid); and
-    what was painted, over the crop."""
+    the pixels of the crop that show any of what was painted."""
     (points,) = (np.asarray(seen.points) for seen in case.observation.landmarks.values())
     low, high = np.floor(points.min(0)).astype(int).clip(0), np.ceil(points.max(0)).astype(int) + 1
     painted = np.zeros(case.photo.rgb.shape[:2], bool)
@@ -117,7 +117,9 @@ def occluded(case: Case, how: str) -> tuple[fj.Observation, np.ndarray]:
     hidden = over_crop(painted.astype(float), observation) > 0.5
     if how == "masked":
         observation = with_fields(observation, image_valid=observation.image_valid & jnp.asarray(~hidden))
-    return observation, hidden
+    # A pixel of the crop is a mean over the photo's: those beside the edge show a bit of what is in front.
+    blended = np.abs(np.asarray(srgb_from_linear(observation.image)) - case.target).max(-1) > 1 / 255
+    return observation, hidden | blended
 
 
 def turned(model: TexturedModel, params: Params, side: int = 224) -> np.ndarray:
