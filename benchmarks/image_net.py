@@ -27,7 +27,7 @@ from fitjax.evaluate.nme import binned_mean, box_size, geodesic_degrees, nme, ya
 from fitjax.evaluate.pose import degrees_from_rotation, rotation_from_degrees
 from fitjax.image.photo import photo_from_array, read_photo
 from fitjax.initial.image_face import image_face, in_photo, load_looker, run_network, solve_branches
-from fitjax.initial.image_network import SIGMA_UNIT
+from fitjax.initial.image_network import LAPLACE, SIGMA_UNIT
 from fitjax.observation.observe import photo_camera
 from fitjax.pytree import replace
 from fitjax.synth.draw import SynthModel, load_synth
@@ -164,7 +164,7 @@ def by_occlusion(report: Report, truth: Crops) -> None:
 
 def confidences(report: Report, truth: Crops, found: dict[str, Any]) -> None:
     factor = float(load_looker()[3].get("sigma_factor", 1.0))
-    sigma = np.sqrt(3) * SIGMA_UNIT * np.exp(found["log_sigma"]) * factor
+    sigma = np.sqrt(LAPLACE) * SIGMA_UNIT * np.exp(found["log_sigma"]) * factor
     off = np.linalg.norm(found["refined"] - truth.points, axis=-1)
     rows: list[list[Any]] = []
     edges = np.quantile(sigma, [0, 0.2, 0.4, 0.6, 0.8, 1])

@@ -17,7 +17,7 @@ from fitjax.geometry.camera import Camera
 from fitjax.geometry.rotation import rotation_between_rays, safe_normalise
 from fitjax.image.photo import Photo
 from fitjax.initial.image_crop import cut_crop
-from fitjax.initial.image_network import SIGMA_UNIT, ImageNet, ImageOutput
+from fitjax.initial.image_network import LAPLACE, SIGMA_UNIT, ImageNet, ImageOutput
 from fitjax.initial.image_solve import Placed, branches, show
 from fitjax.initial.image_tables import DENSE, MARKS, ImageTables, image_tables
 from fitjax.initial.image_weights import SHIPPED_IMAGE, check_shapes, load_image_net
@@ -169,7 +169,7 @@ def image_face(
     scale = np.sqrt(np.linalg.det(photo_from_crop[:, :2]))
     landmarks = by_branch[about.get("landmarks", "refined")]
     own_size = _box(landmarks)[1]
-    sigma = np.sqrt(3) * SIGMA_UNIT * np.exp(log_sigma) * scale * float(about.get("sigma_factor", 1.0))
+    sigma = np.sqrt(LAPLACE) * SIGMA_UNIT * np.exp(log_sigma) * scale * float(about.get("sigma_factor", 1.0))
     poses = {name: pose_in_camera(face, photo_from_crop, by_branch[name], camera) for name, face in faces.items()}
     n_identity = int(np.sum(~np.isfinite(np.asarray(tables.upper))))
     codes = faces["fused"].codes

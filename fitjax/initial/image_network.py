@@ -25,6 +25,8 @@ from fitjax.synth.settings import LABELS
 SCALE, SCALE_UNIT, SHIFT_UNIT = 7.5, 0.3, 0.3
 #: Standard deviations are predicted as 10^-2 exp(output): hundredths of the chart's or the crop's half extent.
 SIGMA_UNIT = 0.01
+#: Variance per axis over σ², of the density exp(-r / σ) / (2 π σ²) whose likelihood σ is trained by.
+LAPLACE = 3.0
 #: Rounds of refinement.
 ROUNDS = 2
 #: Keeps the variance of a standardised layer behind a ReLU.

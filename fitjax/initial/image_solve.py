@@ -136,7 +136,7 @@ def show(face: Placed, tables: ImageTables) -> Float[Array, "N 3"]:
 
 
 #: λ of the image-space branch and of the fusion; weights of landmarks beside pixels. Chosen on held-out portraits of the embedded model.
-IMAGE_PRIOR, FUSED_PRIOR, MARKS_SHARE = 5e-3, 5e-3, 0.5
+IMAGE_PRIOR, FUSED_PRIOR, MARKS_SHARE = 0.2, 0.1, 0.7
 
 
 def mark_points(out: ImageOutput, tables: ImageTables) -> Points:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fitjax.geometry.rotation import geodesic_angle
-from fitjax.initial.image_network import SIGMA_UNIT, ImageOutput, posed
+from fitjax.initial.image_network import LAPLACE, SIGMA_UNIT, ImageOutput, posed
 from fitjax.initial.image_tables import ImageTables
 from fitjax.train.image_augment import Crops
 
@@ -79,7 +79,8 @@ def loss(out: ImageOutput, truth: Crops, tables: ImageTables) -> tuple[Array, di
 
 def measures(out: ImageOutput, truth: Crops) -> dict[str, Array]:
     """Means over a batch, by face: landmark errors of both branches (percent of the face size), ``degrees``, ``chart`` (percent of the chart's half),
-    ``skin_iou`` of the labels that are face, in percent."""
+    ``face_iou`` of the labels that are face, in percent; ``spread`` and ``sigma``, of the landmarks per axis, found and predicted: root mean squares,
+    percent of the crop's half."""
     percent = lambda found: jnp.mean(100 * _length(found - truth.points) / truth.size[:, None])  # noqa: E731
     face = lambda labels: (labels >= 1) & (labels <= 8)  # noqa: E731
     found, wanted = face(jnp.argmax(out.labels, -1)), face(truth.labels)
@@ -90,5 +91,7 @@ def measures(out: ImageOutput, truth: Crops) -> dict[str, Array]:
         "degrees": jnp.mean(jnp.degrees(geodesic_angle(out.rotation, truth.rotation))),
         "chart": _mean_where(100 * _length(out.chart - truth.chart), truth.skin),
         "face_iou": 100 * jnp.mean(iou),
+        "spread": 100 * jnp.sqrt(jnp.mean((out.refined[-1] - truth.points) ** 2)),
+        "sigma": 100 * SIGMA_UNIT * jnp.sqrt(LAPLACE * jnp.mean(jnp.exp(2 * out.mark_log_sigma))),
     }
 
