@@ -66,7 +66,7 @@ def _video(report: Report, model: Any) -> None:
     seen = decode(truth["identity"], truth["expression"])
     stage = fj.Stage({"pose": 1.0, "identity": 1.0, "expression": 1.0}, fj.LevenbergMarquardt(max_steps=30))
     rows = []
-    for strength in (0.0, 0.3, 1.0, 3.0, 10.0):
+    for strength in (0.0, 0.1, 0.3, 1.0, 3.0, 10.0):
         losses = default_losses(observations) | {"smooth": strength * smooth_over_time()}
         params = run_joint(model, observations, losses, [stage], None, sharing).params
         turned = np.degrees(np.asarray(geodesic_angle(params["pose"]["rotation"], truth["pose"]["rotation"])))

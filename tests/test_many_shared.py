@@ -166,7 +166,7 @@ def test_normal_equations_and_steps_are_those_of_the_dense_system(toy):
 def _fit_frames(toy, observations: list, strength: float, focal: float) -> list:
     """One program for both tests: numbers choose what is free and what is linked."""
     stages = [fj.Stage(EVERYTHING | {"camera": focal}, fj.LevenbergMarquardt(max_steps=40))]
-    losses = _losses(smooth=strength * smooth_over_time(pose=3000.0, expression=1.0))
+    losses = _losses(smooth=strength * smooth_over_time(pose=100.0, expression=1.0))
     return fj.fit_shared(observations, model=toy, levels={"identity": "person", "camera": "person"}, losses=losses, stages=stages)
 
 

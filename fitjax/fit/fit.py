@@ -154,8 +154,8 @@ def fit_shared(
 ) -> list[Solution]:
     """Fit several photos together, with parameters shared between those of one person, at a cost that grows linearly with the photos.
 
-    For the frames of a video add `fitjax.losses.smoothness.smooth_over_time` to the losses; for a focal length that all share give ``camera`` a level,
-    free it in a stage, and hold it by `fitjax.losses.focal.focal_prior`.
+    For the frames of a video add `fitjax.losses.smoothness.smooth_over_time` to the losses; for a focal length that all share give ``camera`` a
+    level, free it in a stage, and hold it by `fitjax.losses.focal.focal_prior`.
 
     Args:
         person_of_photo: person index of each photo; default: all show one person.

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from fitjax.geometry.rotation import rotation_log
 from fitjax.losses.core import Loss
+from fitjax.losses.smoothness import HALF_HEAD
 from fitjax.model.params import Params, Tangent
 from fitjax.solve.sharing import Sharing
 
@@ -32,7 +33,7 @@ def _differences(group: str, part: Any) -> Any:
     differences = jax.tree.map(lambda x: x[1:] - x[:-1], part)
     if group == "pose":
         turn = jnp.matmul(part["rotation"][1:], jnp.swapaxes(part["rotation"][:-1], -1, -2), precision="highest")
-        differences = dict(differences, rotation=rotation_log(turn))
+        differences = dict(differences, rotation=rotation_log(turn), translation=differences["translation"] / HALF_HEAD)
     return differences
 
 
@@ -86,7 +87,7 @@ def links(sharing: Sharing, losses: Mapping[str, Loss], params: Params, zero: Ta
             weight = weights.get(group, jnp.zeros_like(free[1:, 0]))
             slope = jax.tree.map(lambda x, w=weight: _times(w, jnp.ones_like(x)), nothing)
             if group == "pose":  # a step of the tangent moves by its own depth
-                depth = params["pose"]["translation"][:, 2:]
+                depth = params["pose"]["translation"][:, 2:] / HALF_HEAD
                 moves = [dict(slope, translation=slope["translation"] * d) for d in (depth[:-1], depth[1:])]
             else:
                 moves = [slope, slope]
