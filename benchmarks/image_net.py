@@ -238,7 +238,7 @@ def photos(report: Report) -> None:
 
 
 def in_fits(report: Report) -> None:
-    """Fits of landmarks on the nine photos: the detector's alone, the network's beside them, the network's alone, and what `--init image_net` takes."""
+    """Fits of landmarks on the nine photos: the detector's alone, the network's beside them, the network's alone, and what a fit takes."""
     try:
         cases = detect_all()
     except Unavailable as reason:
@@ -259,7 +259,7 @@ def in_fits(report: Report) -> None:
         errors["taken"] = errors["alone" if failed else "beside"]
         rows.append([case.truth.name, f"{case.truth.yaw:.0f}", *errors.values(), "yes" if failed else "no"])
     rows.append(["mean", "", *(float(np.mean([r[k] for r in rows])) for k in (2, 3, 4, 5)), ""])
-    columns = ["photo", "yaw °", "detector alone", f"network beside it, × {BESIDE}", "network alone", "what --init image_net takes", "detector failed"]
+    columns = ["photo", "yaw °", "detector alone", f"network beside it, × {BESIDE}", "network alone", "--init image_net", "detector failed"]
     report.tables.append(Table("Fits of landmarks, NME % of the read-out points, re-annotated", columns, rows))
 
 
