@@ -35,7 +35,7 @@ from fitjax.train.run import PRESETS, make_faces
 from fitjax.train.texels import texels_of
 
 #: Faces per kind, steps of the fit of codes, faces at once; steps of a variant's training.
-COUNT, FIT_STEPS, TOGETHER, VARIANT_STEPS = 16, 100, 8, 250
+COUNT, FIT_STEPS, TOGETHER, VARIANT_STEPS = 8, 40, 8, 250
 
 
 def halved(maps: Any) -> np.ndarray:

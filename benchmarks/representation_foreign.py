@@ -21,7 +21,7 @@ from benchmarks.ict_faces import IDENTITIES, ict_model
 from benchmarks.photometric_scenes import _face_vertices
 from benchmarks.report import Table, Target
 from benchmarks.representation import fit_codes
-from benchmarks.representation_conv import COUNT, halved
+from benchmarks.representation_conv import halved
 from fitjax.model.albedo import default_albedo
 from fitjax.model.load import load_basis
 from fitjax.model.occlusion import default_occlusion
@@ -34,8 +34,8 @@ from fitjax.train.run import PRESETS, make_faces
 from fitjax.train.texels import texels_of
 
 LENGTHS, SHAPE_LENGTHS = (16, 32, 64, 160), (16, 32, 80)
-#: Spread of ICT's identity codes, as elsewhere in the benchmarks.
-SPREAD, HEADS, LOG_FACES, STEPS = 0.8, 64, 1200, 300
+#: Generated faces; heads of ICT and the spread of their codes, as elsewhere in the benchmarks; faces for log components; steps of the fits of codes.
+COUNT, HEADS, SPREAD, LOG_FACES, STEPS = 16, 64, 0.8, 1200, 300
 
 
 def unwrapped(results: Path, height: int, width: int) -> tuple[list[str], np.ndarray, np.ndarray]:
