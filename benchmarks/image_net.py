@@ -28,7 +28,7 @@ from fitjax.cli.main import compilation_cache_folder
 from fitjax.evaluate.nme import binned_mean, box_size, geodesic_degrees, nme, yaw_bin
 from fitjax.evaluate.pose import degrees_from_rotation, rotation_from_degrees
 from fitjax.image.photo import photo_from_array, read_photo
-from fitjax.initial.image_face import image_face, in_photo, load_looker, run_network, solve_branches
+from fitjax.initial.image_face import LOOKS, image_face, in_photo, load_looker, run_network, solve_branches
 from fitjax.initial.image_network import LAPLACE, SIGMA_UNIT
 from fitjax.initial.image_observe import find_observed, has_failed, with_image_landmarks
 from fitjax.observation.observe import observe_detected, photo_camera
@@ -259,7 +259,7 @@ def in_fits(report: Report) -> None:
         errors["taken"] = errors["alone" if failed else "beside"]
         rows.append([case.truth.name, f"{case.truth.yaw:.0f}", *errors.values(), "yes" if failed else "no"])
     rows.append(["mean", "", *(float(np.mean([r[k] for r in rows])) for k in (2, 3, 4, 5)), ""])
-    columns = ["photo", "yaw °", "detector alone", f"network beside it, × {BESIDE}", "network alone", "--init image_net", "detector failed"]
+    columns = ["photo", "yaw °", "detector alone", f"network beside it, × {BESIDE:g}", "network alone", "--init image_net", "detector failed"]
     report.tables.append(Table("Fits of landmarks, NME % of the read-out points, re-annotated", columns, rows))
 
 
@@ -295,7 +295,7 @@ def speed(report: Report) -> None:
         began = time.perf_counter()
         image_face(photo, (225, 225), 180.0, camera)
         times.append(1e3 * (time.perf_counter() - began))
-    what = f"a face: two crops, two looks, the solves; median of 20 (least {min(times):.1f})"
+    what = f"a face: {LOOKS} crops and looks, the solves; median of 20 (least {min(times):.1f})"
     report.targets.append(Target(what, 25.0, float(np.median(times[5:])), "ms"))
     report.facts["ms"] = times
 

@@ -36,8 +36,8 @@ IMAGE_LABELS = LabelTable(
 )
 #: A landmark whose standard deviation (per axis) is this share of the face size has confidence one; it falls with its square. About FaceMesh's error.
 SURE = 0.015
-#: Looks: the second crop is centred on the first result and turned upright.
-LOOKS = 2
+#: Looks: each crop after the first is centred on the result before it and turned upright.
+LOOKS = 3
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,8 +21,8 @@ from fitjax.observation.part_tables import LabelTable
 from fitjax.pytree import replace
 from fitjax.render.lighting import srgb_from_linear
 
-#: A detector is taken to have failed beyond this yaw (degrees), as :attr:`fitjax.Solution.reliable` says of FaceMesh ...
-FAILS_BEYOND = 50.0
+#: A detector is taken to have failed beyond this yaw (degrees): from there on FaceMesh's error is above this network's ...
+FAILS_BEYOND = 60.0
 #: ... or where its landmarks are this far (face sizes) from what both branches of the network agree on within half of it.
 FAILS_APART = 0.12
 

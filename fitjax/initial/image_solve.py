@@ -25,6 +25,8 @@ _STEP_SIGMA = np.array([0.3] * 3 + [0.3] * 2 + [0.3])
 #: A point this far off (crop units) has lost half of its weight.
 _ROBUST = 0.08
 _ROUNDS = 3
+#: Weight of the pixels of a face of which nothing is hidden.
+_MANY = 200.0
 #: Weight of squared errors in face sizes, as of landmark losses.
 _WEIGHT = 1e4
 
@@ -64,14 +66,16 @@ def procrustes(
 
 
 def pixel_points(out: ImageOutput, tables: ImageTables) -> tuple[Points, Float[Array, "N"]]:
-    """The pixels of one crop's maps (no batch axis) in blocks of two by two, with their depths (N,) in metres."""
-    size = out.depth.shape[0]
+    """The pixels of one crop's maps (no batch axis) in 16 × 16 blocks, with their depths (N,) in metres."""
+    size, few = out.depth.shape[0], 16
+    step = size // few
     line = (2 * jnp.arange(size) + 1) / size - 1
     at = jnp.stack(jnp.meshgrid(line, line), -1)
     spread = SIGMA_UNIT * jnp.exp(out.log_sigma)
     weight = jax.nn.sigmoid(out.skin) ** 2 / (spread**2 + 0.02**2) * 0.02**2
     values = jnp.concatenate([out.chart, at, out.depth[..., None], jnp.ones_like(weight)[..., None]], -1) * weight[..., None]
-    blocks = values.reshape(size // 2, 2, size // 2, 2, -1).sum((1, 3)).reshape((size // 2) ** 2, -1)
+    # What is left over at the border, of sizes that are no multiple, is background.
+    blocks = values[: few * step, : few * step].reshape(few, step, few, step, -1).sum((1, 3)).reshape(few**2, -1)
     total = blocks[:, 5]
     blocks = blocks / jnp.maximum(total, 1e-9)[:, None]
     mean, modes = rows_at(tables, blocks[:, :2])
@@ -153,7 +157,7 @@ def branches(out: ImageOutput, tables: ImageTables) -> dict[str, Placed]:
     image = complete(place_mean_face(pixels, depth), pixels, tables, IMAGE_PRIOR)
     alone = complete(model, marks, tables, FUSED_PRIOR, out.codes)
     # Each kind counts by its share, however many pixels a face has; the fewer are seen, the less they say.
-    seen = jnp.minimum(jnp.sum(pixels.weight) / 200, 1.0) * (1 - MARKS_SHARE)
+    seen = jnp.minimum(jnp.sum(pixels.weight) / _MANY, 1.0) * (1 - MARKS_SHARE)
     share = lambda weight, of: weight / jnp.maximum(jnp.sum(weight), 1e-9) * of  # noqa: E731
     both = Points(
         jnp.concatenate([pixels.mean, marks.mean]), jnp.concatenate([pixels.modes, marks.modes], 1), jnp.concatenate([pixels.at, marks.at]),
