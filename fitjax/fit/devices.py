@@ -38,8 +38,8 @@ def run_on_devices(
 ) -> Outcome:
     """As `run_batch`, with the faces shared out between devices in equal, consecutive parts.
 
-    Each device runs the program of its own part, without any communication: what a face's fit gives does not depend on which device it comes to, nor
-    on how many there are, but that XLA compiles a program for one device by other passes than one for several: fits of pixels then differ by rounding.
+    Each device runs the program of its own part, without any communication: what a face's fit gives depends neither on the device it comes to nor on
+    their number, except that XLA compiles a program for one device by other passes than one for several: fits of pixels then differ by rounding.
 
     Args:
         observations, params: leading axis a multiple of the number of devices.
