@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 from fitjax.errors import FitError
 from fitjax.geometry.camera import Camera
-from fitjax.geometry.rotation import rotation_between_rays, safe_normalise
 from fitjax.image.photo import Photo
 from fitjax.initial.image_crop import cut_crop
 from fitjax.initial.image_network import LAPLACE, SIGMA_UNIT, ImageNet, ImageOutput
@@ -111,6 +110,13 @@ def knows(model: Any, about: dict[str, Any]) -> bool:
     return isinstance(shape, LinearModel) and shape.basis_sha256 == about.get("basis_sha256")
 
 
+def _turn_towards(ray: np.ndarray) -> np.ndarray:
+    """The shortest turn of the optical axis to a ray in front of the camera; on the host, where small things cost no dispatch."""
+    x, y, z = ray / np.linalg.norm(ray)
+    cross = np.array([[0, 0, x], [0, 0, y], [-x, -y, 0]])
+    return np.eye(3) + cross + cross @ cross / (1 + z)
+
+
 def pose_in_camera(face: Placed, photo_from_crop: np.ndarray, marks: np.ndarray, camera: Camera) -> dict[str, np.ndarray]:
     """Rotation (3, 3) and translation (3,) of a face of a crop in the photo's camera; ``marks`` (N, 2) its landmarks, pixels of the photo."""
     scale = np.sqrt(np.linalg.det(photo_from_crop[:, :2]))
@@ -120,8 +126,7 @@ def pose_in_camera(face: Placed, photo_from_crop: np.ndarray, marks: np.ndarray,
     rotation = turn @ np.asarray(face.rotation, np.float64)
     if camera.kind == "perspective":
         # The network sees the head against the ray through it.
-        ray = np.append((marks.mean(0) - centre) / focal, 1.0).astype(np.float32)
-        rotation = np.asarray(rotation_between_rays(jnp.array([0.0, 0.0, 1.0]), safe_normalise(jnp.asarray(ray))), np.float64) @ rotation
+        rotation = _turn_towards(np.append((marks.mean(0) - centre) / focal, 1.0)) @ rotation
     origin = photo_from_crop[:, :2] @ np.asarray(face.shift, np.float64) + photo_from_crop[:, 2]
     depth = focal.mean() / (float(face.scale) * scale)
     return {"rotation": rotation, "translation": depth * np.append((origin - centre) / focal, 1.0)}
@@ -151,8 +156,8 @@ def image_face(
         crop, photo_from_crop = cut_crop(photo, place, size, net.side, angle)
         out = run_network(net, values, tables, crop[None])
         if k + 1 < looks:
-            marks = np.asarray(out.refined[-1, 0]) @ photo_from_crop[:, :2].T + photo_from_crop[:, 2]
-            own = np.asarray(out.rotation[0, :2, 1])
+            marks = np.asarray(out.refined)[-1, 0] @ photo_from_crop[:, :2].T + photo_from_crop[:, 2]
+            own = np.asarray(out.rotation)[0, :2, 1]
             up = photo_from_crop[:, :2] @ own
             # Seen along its own axis a head has no up; then the crop stays as it is.
             angle = float(np.arctan2(up[0], -up[1])) if np.linalg.norm(own) > 0.3 else angle
@@ -161,11 +166,11 @@ def image_face(
             # A first look that went astray must not take the second one with it.
             place, size = axes @ middle, float(np.clip(next_size, 0.6 * size, 1.6 * size))
     faces, shown = jax.tree.map(lambda x: np.asarray(x[0]), jax.device_get(solve_branches(out, tables)))
-    log_sigma, labels = np.asarray(out.mark_log_sigma[0]), np.asarray(jnp.argmax(out.labels[0], -1), np.uint8)
-    visible = np.asarray(jax.nn.sigmoid(out.visible[0]))
+    log_sigma, labels = np.asarray(out.mark_log_sigma)[0], np.argmax(np.asarray(out.labels)[0], -1).astype(np.uint8)
+    visible = 1 / (1 + np.exp(-np.asarray(out.visible)[0]))
     in_photo = lambda points: points[..., :2] @ photo_from_crop[:, :2].T + photo_from_crop[:, 2]  # noqa: E731
     by_branch = {name: in_photo(points[:68]) for name, points in shown.items()}
-    by_branch["refined"] = in_photo(np.asarray(out.refined[-1, 0]))
+    by_branch["refined"] = in_photo(np.asarray(out.refined)[-1, 0])
     scale = np.sqrt(np.linalg.det(photo_from_crop[:, :2]))
     landmarks = by_branch[about.get("landmarks", "refined")]
     own_size = _box(landmarks)[1]
