@@ -122,7 +122,7 @@ def conv_report(folder: Path) -> tuple[list[Table], list[Target], dict, dict]:
     facts: dict[str, Any] = {}
     pictures: dict[str, np.ndarray] = {}
     for name, (draw, begin) in candidates.items():
-        row: list[Any] = [name, steps.get(name), 16 * steps[name] if name in steps else None]
+        row: list[Any] = [name, steps.get(name), networks[name][0].batch * steps[name] if name in steps else None]
         for kind, photos in (("held-out faces", own), ("held-out generator", other)):
             target = halved(photos)
             c = jnp.asarray(((photos - faces["mean"]) * weighted).reshape(COUNT, -1) @ flat.T)
