@@ -47,7 +47,7 @@ class ImageSettings:
     hidden: int = static(default=256)
     portraits: int = static(default=10_000)
     held_out: int = static(default=250)
-    steps: int = static(default=8000)
+    steps: int = static(default=6000)
     batch: int = static(default=16)
     rate: float = static(default=1.2e-3)
     warmup: int = static(default=200)
