@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import fitjax as fj
+from fitjax.cli.looking import BESIDE, PARSED, weighed
 from fitjax.cli.main import UNUSABLE, main
 from fitjax.errors import BasisError, FitError, FitjaxError
 from fitjax.geometry.rotation import geodesic_angle, rotation_between_rays, rotation_from_aflw2000
@@ -331,6 +332,17 @@ def test_landmarks_go_beside_the_detectors_or_in_their_place():
     assert set(alone.landmarks) == {"aflw68"} and float(alone.face_size) == pytest.approx(turned.face_size)
     given = fj.make_observation({"aflw68": own + 1}, image_size=(200, 200))
     np.testing.assert_allclose(with_image_landmarks(given, frontal).landmarks["aflw68"].points, own + 1, rtol=1e-6)  # the user's own stay
+
+
+def test_what_the_network_saw_counts_for_less():
+    rng = np.random.default_rng(0)
+    both = {"mediapipe478": rng.uniform(50, 150, (478, 2)), "aflw68": rng.uniform(50, 150, (68, 2))}
+    losses = fj.default_losses(fj.make_observation(both, image_size=(200, 200)))
+    found = weighed(losses | {"parts": losses["aflw68"]}, parsed=True)
+    ratio = {name: float(found[name].weight) / float(losses["aflw68" if name == "parts" else name].weight) for name in found}
+    assert ratio == pytest.approx({"mediapipe478": 1, "aflw68": BESIDE, "prior": 1, "parts": PARSED})
+    alone = fj.default_losses(fj.make_observation({"aflw68": both["aflw68"]}, image_size=(200, 200)))
+    assert all(weighed(alone)[name] is alone[name] for name in alone)
 
 
 def test_maps_lie_over_the_photo():

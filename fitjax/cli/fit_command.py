@@ -222,7 +222,8 @@ def _solve(run: Run, batch: list[Job]) -> list[tuple[Job, tuple[Solution, float]
         template = batch[slots[0]].observation
         assert template is not None
         used: dict[int, Observation | None] = {i: batch[i].observation for i in slots}
-        losses, stages = weighed(run.recipe.losses(template, run.model)), with_joints(run.recipe.stages(template), run.model)
+        losses = weighed(run.recipe.losses(template, run.model), run.options.parse is not None)
+        stages = with_joints(run.recipe.stages(template), run.model)
         # Made only where a slot is free: its dozen tiny programs cost a single photo 50 ms.
         neutral = neutral_observation(template) if len(used) < run.batch else template
         observations = [used.get(i) or neutral for i in range(run.batch)]

@@ -10,13 +10,14 @@ import numpy as np
 
 from fitjax.cli.main import Fit
 from fitjax.errors import FitjaxError
+from fitjax.fit.defaults import PARTS_LOSS
 from fitjax.geometry.camera import Camera
 from fitjax.image.photo import Photo
 from fitjax.losses.core import Loss
 from fitjax.observation.observation import Observation
 
-#: The network's landmarks, and what they count beside those of a detector that is to be trusted; see docs/initialiser.md.
-MARKS, BESIDE = "aflw68", 0.03
+#: The network's landmarks, what they count beside those of a detector that is to be trusted, and what its parts count; see docs/initialiser.md.
+MARKS, BESIDE, PARSED = "aflw68", 0.03, 0.03
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,10 @@ def looking_of(options: Fit, model: Any, photos: int) -> Looking | None:
     return Looking(start, options.box, options.parse is not None)
 
 
-def weighed(losses: dict[str, Loss]) -> dict[str, Loss]:
-    """The losses with the network's landmarks, where they are beside a detector's, at their part of its weight."""
-    return {name: BESIDE * loss if name == MARKS and "mediapipe478" in losses else loss for name, loss in losses.items()}
+def weighed(losses: dict[str, Loss], parsed: bool = False) -> dict[str, Loss]:
+    """The losses with what the network saw at its part of their weight: landmarks beside a detector's; parts, where it ``parsed`` them."""
+    factors = {MARKS: BESIDE if "mediapipe478" in losses else 1.0, PARTS_LOSS: PARSED if parsed else 1.0}
+    return {name: factors[name] * loss if factors.get(name, 1.0) != 1 else loss for name, loss in losses.items()}
 
 
 def starts_of(model: Any, stacked: Observation, found: list[Any]) -> Any:
