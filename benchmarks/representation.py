@@ -8,6 +8,7 @@ projections flatter a decoder that is trained for L1-like errors. Held-out faces
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -19,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.ndimage import binary_dilation, zoom
 
 import fitjax as fj
 from benchmarks import report
@@ -35,8 +35,8 @@ from fitjax.render.lighting import srgb_from_linear
 from fitjax.train.generator import albedo_batch, albedo_generator, generator_hash
 from fitjax.train.generator_shape import random_expressions, random_identities, shape_coefficients
 from fitjax.train.heldout import heldout_albedo
-from fitjax.train.lift import LiftSettings, modules, proxy_filter
-from fitjax.train.run import PRESETS, make_faces, train_lift
+from fitjax.train.lift import LiftSettings, modules
+from fitjax.train.run import PRESETS, albedo_scales, feature_texels, make_faces, train_lift
 from fitjax.train.shapes import vertex_weights
 from fitjax.train.texels import texels_of
 
@@ -91,16 +91,9 @@ def trained(folder: Path, name: str, settings: LiftSettings, scales: LiftScales,
     return state.weights
 
 
-def feature_mask(model: Any, height: int, width: int) -> np.ndarray:
-    """(H, W) around brows, lids and lips: the parts of the basis, four texels wider."""
-    parts = np.asarray(model.uv_parts)
-    scaled = zoom(parts, (height / parts.shape[0], width / parts.shape[1]), order=0, grid_mode=True, mode="nearest")
-    return binary_dilation(np.isin(scaled, (1, 2, 3, 4, 6, 7)), iterations=4)
-
-
-def albedo_report(folder: Path, count: int, lengths: tuple[int, ...]) -> tuple[list[Table], list[Target], dict, dict]:
-    """Tables of textures."""
-    settings = PRESETS["full"]
+def albedo_report(folder: Path, count: int, lengths: tuple[int, ...], feature_weight: float = 0.0) -> tuple[list[Table], list[Target], dict, dict]:
+    """Tables of textures; with a weight on features, lifts are trained with it and on mirrored faces too."""
+    settings = dataclasses.replace(PRESETS["full"], feature_weight=feature_weight, mirrored=feature_weight > 0)
     height, width = settings.height, settings.width
     faces = make_faces(settings, folder)
     model = load_basis(level=0)
@@ -108,13 +101,12 @@ def albedo_report(folder: Path, count: int, lengths: tuple[int, ...]) -> tuple[l
     base = default_albedo().at(jnp.asarray(texels.uv))
     generator = albedo_generator(base, texels)
     front = texels.face.reshape(height, width) > 0.5
-    features = (feature_mask(model, height, width) & front)[front]
+    features = (feature_texels(model, height, width) & front)[front]
     own = srgb_from_linear(albedo_batch(generator, settings.seed + 1, 512, count)[1]).reshape(count, height, width, 3)
     other = srgb_from_linear(jnp.asarray(heldout_albedo(base, texels.face.reshape(height, width), count, 7)))
     kinds = {"held-out faces": own, "held-out generator": other}
     sigma = jnp.asarray(faces["sigma"])
-    filters = proxy_filter(faces["modes"], faces["is_odd"].astype(bool), faces["weight"])
-    scales = LiftScales(sigma, jnp.asarray(filters))
+    scales = albedo_scales(settings, faces, feature_texels(model, height, width) & front)
     modes = jnp.asarray(faces["modes"][:, front].reshape(len(sigma), -1)) * 255
     mean = jnp.asarray(faces["mean"][front].reshape(-1)) * 255
     flat = jnp.asarray(faces["modes"]).reshape(len(sigma), -1)
@@ -126,7 +118,8 @@ def albedo_report(folder: Path, count: int, lengths: tuple[int, ...]) -> tuple[l
     rows, targets, facts, worst = [], [], {}, {}
     for k in lengths:
         one = replace(ALBEDO, code_length=k)
-        weights = trained(folder / "representation", f"albedo{k}", one, scales, faces["coefficients"], faces["held_out"])
+        name = f"albedo{k}" + (f"_features{feature_weight:g}" if feature_weight else "")
+        weights = trained(folder / "representation", name, one, scales, faces["coefficients"], faces["held_out"])
         decode, encode = lift_functions(one, weights, scales)
         for kind, maps in kinds.items():
             target = maps[:, front].reshape(count, -1) * 255
@@ -303,6 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--faces", type=int, default=48, help="held-out faces per table")
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--feature-weight", type=float, default=0.0, help="more weight on features in the lifts of --only textures")
     parser.add_argument("--textures", type=Path, help="results of fits of photos, for --only foreign")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "representation")
     options = parser.parse_args(arguments)
@@ -310,7 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
     around, began = report.environment(), time.perf_counter()
     result = Report("representation", "Representation power at equal code length")
     if "textures" in options.only:
-        tables, targets, facts, worst = albedo_report(options.folder, options.faces, tuple(options.lengths))
+        tables, targets, facts, worst = albedo_report(options.folder, options.faces, tuple(options.lengths), options.feature_weight)
         result.tables += tables
         result.targets += targets
         result.facts |= {"textures": facts, "worst": worst}

@@ -18,7 +18,7 @@ import safetensors
 
 import fitjax as fj
 from benchmarks.report import Table, Target
-from benchmarks.representation import feature_mask, fit_codes
+from benchmarks.representation import fit_codes
 from fitjax.model.albedo import default_albedo
 from fitjax.model.load import load_basis
 from fitjax.model.nonlinear_albedo import LiftedAlbedo
@@ -31,7 +31,7 @@ from fitjax.train.conv import ConvSettings, MapFaces, decode, encode, start_conv
 from fitjax.train.conv_run import albedo_faces, network_settings, paper_at_half
 from fitjax.train.generator import albedo_batch, albedo_generator, generator_hash
 from fitjax.train.heldout import heldout_albedo
-from fitjax.train.run import PRESETS, make_faces
+from fitjax.train.run import PRESETS, feature_texels, make_faces
 from fitjax.train.texels import texels_of
 
 #: Faces per kind, steps of the fit of codes, faces at once; steps of a variant's training.
@@ -95,7 +95,7 @@ def conv_report(folder: Path) -> tuple[list[Table], list[Target], dict, dict]:
     generator = albedo_generator(base, texels)
     weight = halved(texels.face.reshape(height, width, 1))[..., 0]
     front = weight > 0.5
-    features = (feature_mask(model, height // 2, width // 2) & front)[front]
+    features = (feature_texels(model, height // 2, width // 2) & front)[front]
     own = np.asarray(srgb_from_linear(albedo_batch(generator, full.seed + 1, 512, COUNT)[1]).reshape(COUNT, height, width, 3))
     other = np.asarray(srgb_from_linear(jnp.asarray(heldout_albedo(base, texels.face.reshape(height, width), COUNT, 7))))
     weighted = faces["weight"][..., None]

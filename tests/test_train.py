@@ -23,13 +23,14 @@ from fitjax.model.nonlinear import NonlinearModel, load_nonlinear
 from fitjax.model.nonlinear_codec import decode_maps, encode_maps
 from fitjax.model.nonlinear_conv_file import conv_network, conv_tensors
 from fitjax.model.nonlinear_file import describe_nonlinear, write_nonlinear
+from fitjax.networks.lift import LiftScales
 from fitjax.train.checkpoint import load_checkpoint, save_checkpoint
 from fitjax.train.coefficients import Folding, components
 from fitjax.train.conv import ConvSettings, map_faces, train_conv
 from fitjax.train.conv import networks as conv_networks
 from fitjax.train.conv_run import ConvRun, network_settings, train_conv_decoder
 from fitjax.train.generator import generator_hash
-from fitjax.train.lift import LiftSettings, proxy_filter
+from fitjax.train.lift import LiftSettings, advance, evaluate, feature_metric, proxy_filter, start
 from fitjax.train.run import DecoderSettings, make_faces, train_decoder
 
 LIFT = LiftSettings(code_length=6, hidden=24, depth=2, steps=120, batch=32, warmup=10, rate=3e-3)
@@ -341,3 +342,28 @@ def test_the_batch_is_split_between_devices(tmp_path):
     here: dict = {}
     exec(_TEN_STEPS, here)
     np.testing.assert_allclose(np.load(path), here["numbers"], rtol=1e-5, atol=1e-5)
+
+
+def test_features_weigh_more_and_faces_are_mirrored():
+    """The metric's square is the map's error with the chosen texels counted again; with a parity, mirrored faces are learned though none is shown."""
+    rng = np.random.default_rng(3)
+    weight = rng.uniform(0.5, 1.5, (5, 4))
+    flat = np.linalg.qr(rng.normal(size=(60, 4)))[0].T.reshape(4, 5, 4, 3)
+    modes = flat / np.sqrt(weight)[..., None]
+    features = np.zeros((5, 4), bool)
+    features[1:3, 2:] = True
+    c = rng.normal(size=4)
+    square = (weight[..., None] * np.einsum("k,khwc->hwc", c, modes) ** 2).sum(-1)
+    expected = square.sum() + 3 * square[features].sum()
+    assert ((c @ feature_metric(modes, weight, features, 3.0)) ** 2).sum() == pytest.approx(expected, rel=1e-5)
+
+    settings = LiftSettings(code_length=1, hidden=8, depth=1, steps=60, batch=16, warmup=2, rate=1e-2)
+    # One odd component that is always positive, and a second that follows its size: only mirrored faces have it negative.
+    size = rng.uniform(0.5, 1.5, (64, 1)).astype(np.float32)
+    data, mirrored = jnp.asarray(np.concatenate([size, size**2], 1)), jnp.asarray(np.concatenate([-size, size**2], 1))
+    found = []
+    for parity in (None, jnp.asarray([-1.0, 1.0])):
+        scales = LiftScales(jnp.ones(2), jnp.eye(2), parity)
+        state, _ = advance(settings, start(settings, scales), scales, data, 60)
+        found.append(float(evaluate(settings, state.weights, scales, mirrored)["full"]))
+    assert found[1] < 0.5 * found[0]

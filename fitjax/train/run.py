@@ -31,7 +31,7 @@ from fitjax.train.checkpoint import FORMAT, Metrics, load_checkpoint, save_check
 from fitjax.train.coefficients import components, folding_of
 from fitjax.train.generator import albedo_batch, albedo_generator, generator_hash
 from fitjax.train.generator_shape import random_identities
-from fitjax.train.lift import LiftSettings, LiftState, advance, evaluate, proxy_filter, start
+from fitjax.train.lift import LiftSettings, LiftState, advance, evaluate, feature_metric, proxy_filter, start
 from fitjax.train.shapes import identity_components
 from fitjax.train.texels import texels_of
 
@@ -52,6 +52,8 @@ class DecoderSettings:
     Attributes:
         height, width: of the albedo maps. analysed: faces for the components. faces: to train on. rank: components to keep.
         albedo, shape: of the two lifts. interval: steps between checkpoints. seed: of the faces.
+        feature_weight: how much more texels around eyes, brows and mouth count in the albedo's errors: for codes of 16 or 32 numbers, which would
+            spend little on them. mirrored: half of the albedo's batches are mirrored faces.
     """
 
     height: int = 192
@@ -63,6 +65,8 @@ class DecoderSettings:
     shape: LiftSettings = field(default_factory=lambda: LiftSettings(code_length=80, hidden=192, steps=4000))
     interval: int = 500
     seed: int = 0
+    feature_weight: float = 0.0
+    mirrored: bool = False
 
 
 PRESETS = {
@@ -81,6 +85,8 @@ def _about(settings: DecoderSettings, *, part: str) -> dict[str, Any]:
     whole |= {"analysed": settings.analysed, "faces": settings.faces}
     if part != "faces":
         whole |= {f"{part}_{name}": getattr(getattr(settings, part), name) for name in LiftSettings.__dataclass_fields__}
+    if part == "albedo" and (settings.feature_weight or settings.mirrored):
+        whole |= {"feature_weight": settings.feature_weight, "mirrored": settings.mirrored}
     return whole
 
 
@@ -90,6 +96,8 @@ def check_settings(settings: DecoderSettings) -> None:
     for name, low in least.items():
         if getattr(settings, name) < low:
             raise FitjaxError(f"train decoder: {name}: expected at least {low}, found {getattr(settings, name)}")
+    if not settings.feature_weight >= 0:
+        raise FitjaxError(f"train decoder: feature_weight: expected 0 or more, found {settings.feature_weight}")
     if settings.rank > settings.analysed:
         raise FitjaxError(f"train decoder: rank {settings.rank}: expected at most the number of analysed faces, {settings.analysed}")
     for name, limit in (("albedo", settings.rank), ("shape", None)):
@@ -107,6 +115,24 @@ def texel_weights(face: np.ndarray, rows: int) -> np.ndarray:
     weight[rows:] = 0.3
     weight = 0.5 * (weight + weight[:, ::-1])
     return weight / weight.sum()
+
+
+def feature_texels(model: Any, height: int, width: int) -> np.ndarray:
+    """(H, W) bool around brows, lids and lips: the parts of the basis, four texels wider at the shipped size."""
+    from scipy.ndimage import binary_dilation, zoom
+
+    parts = np.asarray(model.uv_parts)
+    scaled = zoom(parts, (height / parts.shape[0], width / parts.shape[1]), order=0, grid_mode=True, mode="nearest")
+    return binary_dilation(np.isin(scaled, (1, 2, 3, 4, 6, 7)), iterations=4)
+
+
+def albedo_scales(settings: DecoderSettings, faces: dict[str, np.ndarray], features: np.ndarray) -> LiftScales:
+    """What the albedo's lift is trained with: spreads and filter, and where the settings ask for them the parity and the metric."""
+    is_odd = faces["is_odd"].astype(bool)
+    filters = proxy_filter(faces["modes"], is_odd, faces["weight"])
+    parity = np.where(is_odd, -1, 1).astype(np.float32) if settings.mirrored else None
+    metric = feature_metric(faces["modes"], faces["weight"], features, settings.feature_weight) if settings.feature_weight > 0 else None
+    return jax.tree.map(jnp.asarray, LiftScales(faces["sigma"], filters, parity, metric))
 
 
 def make_faces(settings: DecoderSettings, folder: Path, say: Callable[[str], Any] = print) -> dict[str, np.ndarray]:
@@ -217,19 +243,20 @@ def train_decoder(
         raise FitjaxError(f"train decoder: shape code of {settings.shape.code_length}: expected at most {len(shapes.sigma)}")
     others = random_identities(model.n_identity, HELD_OUT, settings.seed + 1)
     shape_data, shape_others = (np.concatenate([i, a[:, None]], 1) @ shapes.from_modes for i, a in (identities, others))
-    is_odd = faces["is_odd"].astype(bool)
-    filters = {"albedo": proxy_filter(faces["modes"], is_odd, faces["weight"]), "shape": shapes.filter}
-    sigmas = {"albedo": faces["sigma"], "shape": shapes.sigma}
+    every = {
+        "albedo": albedo_scales(settings, faces, feature_texels(model, settings.height, settings.width)),
+        "shape": LiftScales(jnp.asarray(shapes.sigma), jnp.asarray(shapes.filter)),
+    }
+    filters = {part: np.asarray(scales.filter) for part, scales in every.items()}
     data = {"albedo": (faces["coefficients"], faces["held_out"]), "shape": (shape_data, shape_others)}
     people = hashlib.sha256(b"".join(np.ascontiguousarray(x, np.float32).tobytes() for x in identities)).hexdigest()
     abouts = {"albedo": _about(settings, part="albedo"), "shape": _about(settings, part="shape") | {"identities": people}}
     states: dict[str, LiftState] = {}
     for part in ("albedo", "shape"):
         lift: LiftSettings = getattr(settings, part)
-        scales = LiftScales(jnp.asarray(sigmas[part]), jnp.asarray(filters[part]))
         checkpoint = folder / f"{part}.checkpoint.safetensors"
         metrics = folder / "metrics.jsonl"
-        state = train_lift(lift, scales, *data[part], checkpoint, metrics, abouts[part], settings.interval, progress)
+        state = train_lift(lift, every[part], *data[part], checkpoint, metrics, abouts[part], settings.interval, progress)
         if int(state.step) < lift.steps:
             return None
         states[part] = state
