@@ -233,10 +233,9 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     # coloured skin (cold light, gloss) does not.
     tint_near, tint = (jnp.linalg.norm(photographed[n] - chroma_around(face.colour, n) + 1e-9, axis=-1) for n in (_NEAR, _WINDOW))
     other = _TOO_TINTED * jnp.maximum(_median(tint, trusted), _LEAST_TINT)
-    fitting = fitting / (1 + (tint / other) ** 4)
     at_edges = at_edges / (1 + (up_to_edges(tint_near, tint) / other) ** 4)
     around = box_mean(picture(weight), _FEATURE).reshape(-1)[face.pixel]
-    wide = box_mean(picture(weight * fitting), _FEATURE).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
+    wide = box_mean(picture(weight * at_edges), _FEATURE).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
     painted = jnp.maximum(at_edges, ramp(wide, *_AMID_SKIN))
     # Of eyes and mouth the model knows too little to say that something hides them, unless the skin around them is hidden.
     seen = obs.image_valid.reshape(-1)[face.pixel] * face.covered
