@@ -66,6 +66,8 @@ def _speed(report: Report, folder: Path, rounds: int) -> None:
     runs = []
     for i in range(rounds + 1):  # the first one compiles
         runs.append(_timed(_command(source, "--pack", "-o", folder / f"speed{i}", *COMMON)))
+    if any(code != 0 for _, _, code, _ in runs):
+        raise Unavailable("fitjax fit --pack failed: its time means nothing; run it by hand to see why")
     runs = runs[1:]
     wall, cpu = min(r[0] for r in runs), min(r[1] for r in runs)
     count = len(given.points)

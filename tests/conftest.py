@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_programs_are_let_go() -> Iterator[None]:
-    """Each compiled program maps several pieces of memory, and a process may map 65,530: a run of all tests in two processes came to that and was aborted."""
+    """Each compiled program maps several pieces of memory, and a process may map 65,530: all tests in two processes came to that and were aborted."""
     yield
     try:
         mapped = Path("/proc/self/maps").read_bytes().count(b"\n")
