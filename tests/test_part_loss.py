@@ -13,6 +13,7 @@ from scenes import render_landmarks
 
 import fitjax as fj
 from fitjax.evaluate.parts import crop_placement, observed_labels, part_contour_distance, part_iou, render_parts
+from fitjax.geometry.surface import SurfaceSamples
 from fitjax.losses.core import loss_cost, loss_rows
 from fitjax.losses.part_kernel import part_statistics
 from fitjax.losses.parts import PART_WEIGHT, predicted_parts
@@ -364,6 +365,17 @@ def test_lowers_for_all_platforms(smiling):
 
     exported = export.export(jax.jit(system), platforms=("cpu", "cuda", "tpu"))(truth)
     assert exported.platforms == ("cpu", "cuda", "tpu")
+
+
+def test_other_samples_under_a_known_name(smiling):
+    """Every second sample of the nose: half of the numbers, the same areas."""
+    model, truth, _, _ = smiling
+    samples = model.sample_library["part_nose"]
+    every = SurfaceSamples(samples.triangle[::2], samples.barycentric[::2])
+    area = freeze(model, truth, ["part_nose"]).area["part_nose"]
+    fewer = freeze(model.with_samples("part_nose", every), truth, ["part_nose"]).area["part_nose"]
+    assert np.asarray(fewer) == pytest.approx(np.asarray(area)[::2], rel=1e-5)
+    assert np.ptp(np.asarray(area)) > 0
 
 
 def test_a_part_made_by_hand(smiling):

@@ -128,7 +128,7 @@ class LinearModel:
         return {"expression": (self.expression_lower, self.expression_upper)}
 
     def with_samples(self, name: str, samples: SurfaceSamples | None = None) -> LinearModel:
-        """The model with one more pre-sliced set; without ``samples`` it is taken from the library.
+        """The model with one more pre-sliced set; without ``samples`` it is taken from the library, else it joins the library under its name.
 
         Raises:
             BasisError: the name is unknown.
@@ -137,7 +137,9 @@ class LinearModel:
             if name not in self.sample_library:
                 raise BasisError(f"sample set {name!r}: expected one of {', '.join(self.sample_library)}")
             samples = self.sample_library[name]
-        return replace(self, sampled={**self.sampled, name: slice_basis(self, samples)})
+        # What else reads the set (areas of its triangles) must not find another one of that name.
+        library = {**self.sample_library, name: samples}
+        return replace(self, sampled={**self.sampled, name: slice_basis(self, samples)}, sample_library=library)
 
     def astype(self, dtype: np.typing.DTypeLike) -> LinearModel:
         """The model with its floating arrays in another dtype (float64 needs JAX's x64 mode)."""
