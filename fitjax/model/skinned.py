@@ -181,13 +181,14 @@ class SkinnedModel(LinearModel):
         return {**super().bounds(), "joints": (self.skeleton.lower, self.skeleton.upper)}
 
     def with_samples(self, name: str, samples: SurfaceSamples | None = None) -> SkinnedModel:
-        """The model with one more pre-sliced set; without ``samples`` it is taken from the library.
+        """The model with one more pre-sliced set; without ``samples`` it is taken from the library, else it joins the library under its name.
 
         Raises:
             BasisError: the name is unknown.
         """
         rest = super().with_samples(name, samples)
-        return replace(self, sampled={**self.sampled, name: slice_skeleton(rest.sampled[name], self)})
+        sampled = {**self.sampled, name: slice_skeleton(rest.sampled[name], self)}
+        return replace(self, sampled=sampled, sample_library=rest.sample_library)
 
     def linear_at(self, params: Params) -> LinearModel:
         """The linear model that this one is with its joints held where ``params`` have them; it decodes the same vertices.
