@@ -138,13 +138,6 @@ def test_occluders_lose_their_weight(toy):
     away[y - 6 : y + 18, x - 6 : x + 18] = False
     assert away.sum() > 50
     assert float(np.median(np.asarray(weight)[away] / np.asarray(plain)[away])) > 0.9
-    # Up to two pixels beside it, too: those windows hold half a hand, but others that hold these pixels do not.
-    beside = np.asarray(plain) > 0.5
-    beside[y - 2 : y + 14, x - 2 : x + 14] = False
-    beside[: y - 4] = beside[y + 16 :] = False
-    beside[:, : x - 4] = beside[:, x + 16 :] = False
-    assert beside.sum() > 30
-    assert float(np.median(weight[beside] / plain[beside])) > 0.7
 
 
 @pytest.mark.parametrize("skin", [(0.4, 0.22, 0.14), (0.28, 0.145, 0.087), (0.1, 0.056, 0.038), (0.5, 0.14, 0.075)])

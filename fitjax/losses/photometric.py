@@ -36,9 +36,6 @@ PHOTOMETRIC_WEIGHT = 1.8
 _WINDOW = 9
 _TOO_MUCH = 2.5
 
-#: What hides the face may end within the window: a smaller one for pixels right at its edge.
-_NEAR = 3
-
 #: The same for residual maps, which are there for what the model gets wrong: an eye with its rim is as large.
 _FEATURE = 49
 
@@ -173,12 +170,6 @@ def box_mean(image: Float[Array, "H W"], size: int) -> Float[Array, "H W"]:
     return total / size**2
 
 
-def _least_around(image: Float[Array, "H W"], size: int) -> Float[Array, "H W"]:
-    """Minimum over a square window."""
-    ones = (size, size)
-    return jax.lax.reduce_window(image, jnp.array(jnp.inf, image.dtype), jax.lax.min, ones, (1, 1), "SAME")
-
-
 def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     """How far each pixel of the frozen face shows the face: :func:`pixel_trust`, less what hides it; and the spread of the residuals.
 
@@ -195,48 +186,37 @@ def trust_pixels(pred: Prediction, obs: Observation) -> PixelTrust:
     def picture(values: Array) -> Array:
         return jnp.zeros(height * width, values.dtype).at[face.pixel].add(values).reshape(height, width)
 
-    counts = {n: jnp.maximum(box_mean(picture(weight), n), 1e-3) for n in (_NEAR, _WINDOW)}
+    count = jnp.maximum(box_mean(picture(weight), _WINDOW), 1e-3)
 
-    def averaged(values: Float[Array, "P"], window: int) -> Float[Array, "P"]:
-        return (box_mean(picture(weight * values), window) / counts[window]).reshape(-1)[face.pixel]
+    def averaged(values: Float[Array, "P"]) -> Float[Array, "P"]:
+        return (box_mean(picture(weight * values), _WINDOW) / count).reshape(-1)[face.pixel]
 
-    def chroma_around(colour: Float[Array, "P 3"], window: int) -> Float[Array, "P 2"]:
-        red, green, blue = (jnp.log(averaged(jnp.maximum(c, 0), window) + 1e-3) for c in colour.T)
+    def chroma_around(colour: Float[Array, "P 3"]) -> Float[Array, "P 2"]:
+        red, green, blue = (jnp.log(averaged(jnp.maximum(c, 0)) + 1e-3) for c in colour.T)
         return jnp.stack([red - green, blue - green], -1)
 
-    def up_to_edges(near: Float[Array, "P"], around: Float[Array, "P"]) -> Float[Array, "P"]:
-        """The evidence against a pixel of the best window that holds it, where its neighbours agree; else of the window about it.
-
-        The window about a pixel beside a hand holds half a hand; another one that holds the pixel holds none.
-        """
-        whole = jnp.full(height * width, jnp.inf, around.dtype).at[face.pixel].set(jnp.where(weight > 0, around, jnp.inf))
-        best = _least_around(whole.reshape(height, width), _WINDOW).reshape(-1)[face.pixel]
-        return jnp.minimum(jnp.maximum(best, near), around)
-
-    near, mean = (averaged(size, n) for n in (_NEAR, _WINDOW))
-    photo = obs.image.reshape(-1, 3)[face.pixel]
-    photographed = {n: chroma_around(photo, n) for n in counts}
-    other_near, other_colour = (1 - _of_skin_colour(weight, photographed[n]) for n in (_NEAR, _WINDOW))
-    skin = 1 - other_colour
+    mean = averaged(size)
+    photographed = chroma_around(obs.image.reshape(-1, 3)[face.pixel])
+    skin = _of_skin_colour(weight, photographed)
     trusted = weight * skin > 0.5
     middle = _median(mean, trusted)
     # The residual's norm over three channels is √3 times one channel's. Below two per cent nothing is an occluder.
     spread = jnp.maximum(middle / np.sqrt(3), NOISE)
     too_much = _TOO_MUCH * jnp.maximum(middle, 0.02)
-    fitting, at_edges = (1 / (1 + (m / too_much) ** 4) for m in (mean, up_to_edges(near, mean)))
+    fitting = 1 / (1 + (mean / too_much) ** 4)
     shown = skin * fitting
     # Small spots amid trusted skin are nostrils, brows and corners of eyes, which no model gets quite right, not things in front of the face.
     around = box_mean(picture(weight), _SPOT).reshape(-1)[face.pixel]
     wide = box_mean(picture(weight * shown), _SPOT).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
-    shown = jnp.maximum((1 - up_to_edges(other_near, other_colour)) * at_edges, ramp(wide, *_AMID_SKIN))
+    shown = jnp.maximum(shown, ramp(wide, *_AMID_SKIN))
     # Residual maps come when the model is fitted to skin alone: what hides it then stands out, by its colour even where it is as bright, and oddly
     # coloured skin (cold light, gloss) does not.
-    tint_near, tint = (jnp.linalg.norm(photographed[n] - chroma_around(face.colour, n) + 1e-9, axis=-1) for n in (_NEAR, _WINDOW))
+    tint = jnp.linalg.norm(photographed - chroma_around(face.colour) + 1e-9, axis=-1)
     other = _TOO_TINTED * jnp.maximum(_median(tint, trusted), _LEAST_TINT)
-    at_edges = at_edges / (1 + (up_to_edges(tint_near, tint) / other) ** 4)
+    fitting = fitting / (1 + (tint / other) ** 4)
     around = box_mean(picture(weight), _FEATURE).reshape(-1)[face.pixel]
-    wide = box_mean(picture(weight * at_edges), _FEATURE).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
-    painted = jnp.maximum(at_edges, ramp(wide, *_AMID_SKIN))
+    wide = box_mean(picture(weight * fitting), _FEATURE).reshape(-1)[face.pixel] / jnp.maximum(around, 1e-3)
+    painted = jnp.maximum(fitting, ramp(wide, *_AMID_SKIN))
     # Of eyes and mouth the model knows too little to say that something hides them, unless the skin around them is hidden.
     seen = obs.image_valid.reshape(-1)[face.pixel] * face.covered
     inner = jnp.maximum(face.detailed - face.trusted, 0) * seen * jnp.where(around > 0.05, ramp(wide, *_HIDDEN), 1)
