@@ -18,6 +18,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # The library never touches jax.config; the tests may, and without this they would compile for minutes on each run.
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # Notebooks run in processes of their own; what they compile is compiled for the tests, too.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     # The command line has a cache of its own choosing: tests must not write into the user's.
     os.environ["FITJAX_CACHE"] = folder
     # Nor may models that the user keeps change what the tests see.
