@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -54,3 +55,19 @@ def astronaut(astronaut_path: Path) -> np.ndarray:
     """(512, 512, 3) uint8."""
     with Image.open(astronaut_path) as image:
         return np.array(image.convert("RGB"))
+
+
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of faces that `fitjax fit` fitted in each batch."""
+    from fitjax.cli import fit_command as command
+
+    counts: list[int] = []
+    real = command.fit_batch
+
+    def counting(observations: Any, **options: Any) -> Any:
+        counts.append(sum(bool(np.asarray(o.ok)) for o in observations))
+        return real(observations, **options)
+
+    monkeypatch.setattr(command, "fit_batch", counting)
+    return counts

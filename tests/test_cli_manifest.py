@@ -58,20 +58,6 @@ def whole(photos):
     return photos / "whole"
 
 
-@pytest.fixture
-def fitted(monkeypatch):
-    """The number of faces that were fitted in each batch."""
-    counts: list[int] = []
-    real = command.fit_batch
-
-    def counting(observations, **options):
-        counts.append(sum(bool(np.asarray(o.ok)) for o in observations))
-        return real(observations, **options)
-
-    monkeypatch.setattr(command, "fit_batch", counting)
-    return counts
-
-
 def _results(out) -> dict[str, dict[str, bytes]]:
     return {p.name: {f: (p / f).read_bytes() for f in FILES} for p in sorted(out.iterdir()) if p.is_dir()}
 

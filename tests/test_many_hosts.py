@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from fixtures_images import face68
 
-import fitjax.cli.fit_command as command
 from fitjax.cli.hosts import Part, manifests, meet
 from fitjax.cli.main import main
 from fitjax.errors import FitjaxError
@@ -53,19 +52,6 @@ def _faces(out) -> dict[str, tuple[str, bytes]]:
         found[row["name"]] = row["status"], b"".join(record[k].tobytes() for k in sorted(record))
     assert len(found) == len(rows)
     return found
-
-
-@pytest.fixture
-def fitted(monkeypatch):
-    counts: list[int] = []
-    real = command.fit_batch
-
-    def counting(observations, **options):
-        counts.append(sum(bool(np.asarray(o.ok)) for o in observations))
-        return real(observations, **options)
-
-    monkeypatch.setattr(command, "fit_batch", counting)
-    return counts
 
 
 def test_parts_are_disjoint_and_whole():

@@ -8,7 +8,6 @@ so a mirrored face gets exactly the mirrored correction. Far from the training d
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BasisError, LandmarkError
-from ..model.tensor_file import read_tensor_file
+from ..model.tensor_file import check_record, read_tensor_file
 from .protocol import DetectedFace
 
 __all__ = ["Correction", "Frame", "Halves", "correct", "load_correction"]
@@ -205,9 +204,7 @@ def load_correction(path: str | Path = EMBEDDED) -> Correction:
     if not path.is_file():
         raise BasisError(f"correction {path}: no such file; reinstall fitjax or run basis/correction.py")
     tensors, _, sha256 = read_tensor_file(path, "correction", FORMAT, remedy="reinstall fitjax")
-    record = path.with_suffix(".json")
-    if record.is_file() and json.loads(record.read_text()).get("sha256") != sha256:
-        raise BasisError(f"correction {path}: the file differs from its record {record.name}; reinstall fitjax")
+    check_record(path, "correction", sha256, "reinstall fitjax")
     try:
         return _checked(tensors, sha256)
     except KeyError as error:

@@ -12,39 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fitjax.errors import BasisError
 from fitjax.files.atomic import atomic_write_bytes, atomic_write_text
 from fitjax.initial.image_network import ImageNet
 from fitjax.initial.image_tables import ImageTables
-from fitjax.model.tensor_file import read_tensor_file
+from fitjax.model.tensor_file import check_record, read_tensor_file
 
 FORMAT = "fitjax-image-net/1"
 SHIPPED_IMAGE = Path(__file__).parent.parent / "data" / "image_net.safetensors"
 
 
-def flat_params(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    """Nested dicts as names with points."""
-    if not isinstance(params, dict):
-        return {prefix: np.asarray(params)}
-    return {k: v for name, value in params.items() for k, v in flat_params(value, f"{prefix}.{name}" if prefix else name).items()}
-
-
-def nested_params(flat: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The inverse of :func:`flat_params`."""
-    result: dict[str, Any] = {}
-    for name, value in flat.items():
-        *parents, leaf = name.split(".")
-        level = result
-        for parent in parents:
-            level = level.setdefault(parent, {})
-        level[leaf] = value
-    return result
-
-
 def write_image_net(path: Path, params: Any, about: dict[str, Any]) -> None:
     """Folded weights (Flax's ``params``) and, in the metadata and in a record beside the file, what they belong to."""
-    arrays = {name: np.asarray(value, np.float16, order="C") for name, value in sorted(flat_params(params).items())}
+    arrays = {name: np.asarray(value, np.float16, order="C") for name, value in sorted(flatten_dict(params, sep=".").items())}
     raw = safetensors.numpy.save(arrays, {"format": FORMAT, "about": json.dumps(about, sort_keys=True)})
     record = {"file": path.name, "format": FORMAT, "licence": "CC0-1.0", "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
     record |= {"provenance": {"source": "renders of random faces of the embedded basis; no photograph"} | about}
@@ -68,16 +50,14 @@ def load_image_net(path: Path = SHIPPED_IMAGE) -> tuple[ImageNet, Any, dict[str,
     if not path.is_file():
         raise BasisError(f"image network {path}: no such file; reinstall fitjax or run `fitjax train image`")
     tensors, metadata, sha256 = read_tensor_file(path, "image network", FORMAT, remedy="reinstall fitjax")
-    record = path.with_suffix(".json")
-    if record.is_file() and json.loads(record.read_text()).get("sha256") != sha256:
-        raise BasisError(f"image network {path}: the file differs from its record {record.name}; reinstall fitjax")
+    check_record(path, "image network", sha256, "reinstall fitjax")
     try:
         about = json.loads(metadata["about"])
         module = module_of(about)
         about["basis_sha256"]
     except (KeyError, ValueError, TypeError) as error:
         raise BasisError(f"image network {path}: {error} is missing or no value of its kind; run `fitjax train image` again") from None
-    params = nested_params({name: value.astype(np.float32) for name, value in tensors.items()})
+    params = unflatten_dict({name: value.astype(np.float32) for name, value in tensors.items()}, sep=".")
     bad = next((name for name, value in tensors.items() if not np.isfinite(value).all()), None)
     if bad is not None:
         raise BasisError(f"image network {path}: {bad} holds values that are not finite; reinstall fitjax")
@@ -88,14 +68,8 @@ def check_shapes(path: Path, module: ImageNet, weights: Any, tables: ImageTables
     """Raises BasisError where the file's tensors are not those of its module and the model's tables."""
     example = jnp.zeros((1, module.side, module.side, 3))
     expected = jax.eval_shape(lambda: module.init(jax.random.key(0), example, tables))
-    wanted = {k: tuple(v.shape) for k, v in _shapes(expected["params"]).items()}
-    found = {k: tuple(v.shape) for k, v in _shapes(weights["params"]).items()}
+    wanted = {k: tuple(v.shape) for k, v in flatten_dict(expected["params"], sep=".").items()}
+    found = {k: tuple(v.shape) for k, v in flatten_dict(weights["params"], sep=".").items()}
     if wanted != found:
         name = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
         raise BasisError(f"image network {path}: {name} has another shape than its record says; reinstall fitjax")
-
-
-def _shapes(params: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(params, dict):
-        return {prefix: params}
-    return {k: v for name, value in params.items() for k, v in _shapes(value, f"{prefix}.{name}").items()}

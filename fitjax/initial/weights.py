@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fitjax.errors import BasisError
 from fitjax.files.atomic import atomic_write_bytes, atomic_write_text
 from fitjax.initial.network import LandmarkNet
-from fitjax.model.tensor_file import read_tensor_file
+from fitjax.model.tensor_file import check_record, read_tensor_file
 
 FORMAT = "fitjax-landmark-net/1"
 SHIPPED = Path(__file__).parent.parent / "data" / "landmark_net.safetensors"
@@ -22,9 +23,7 @@ SHIPPED = Path(__file__).parent.parent / "data" / "landmark_net.safetensors"
 
 def write_landmark_net(path: Path, params: Any, about: dict[str, Any]) -> None:
     """Weights (Flax's ``params``) and, in the metadata and in a record beside the file, what they belong to: hidden, depth, basis_sha256."""
-    flat = {f"{a}.{b}.{c}" if isinstance(v, dict) else f"{a}.{b}": w for a, layers in params.items() for b, v in layers.items()
-            for c, w in (v.items() if isinstance(v, dict) else [("", v)])}  # fmt: skip
-    arrays = {name: np.ascontiguousarray(value, np.float16) for name, value in sorted(flat.items())}
+    arrays = {name: np.ascontiguousarray(value, np.float16) for name, value in sorted(flatten_dict(params, sep=".").items())}
     raw = safetensors.numpy.save(arrays, {"format": FORMAT, "about": json.dumps(about, sort_keys=True)})
     record = {"file": path.name, "format": FORMAT, "licence": "CC0-1.0", "bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
     record |= {"provenance": {"source": "projections of random faces of the embedded basis; no photograph"} | about}
@@ -42,19 +41,11 @@ def load_landmark_net(path: Path = SHIPPED) -> tuple[LandmarkNet, Any, dict[str,
     if not path.is_file():
         raise BasisError(f"landmark network {path}: no such file; reinstall fitjax or run `fitjax train landmarks`")
     tensors, metadata, sha256 = read_tensor_file(path, "landmark network", FORMAT, remedy="reinstall fitjax")
-    record = path.with_suffix(".json")
-    if record.is_file() and json.loads(record.read_text()).get("sha256") != sha256:
-        raise BasisError(f"landmark network {path}: the file differs from its record {record.name}; reinstall fitjax")
+    check_record(path, "landmark network", sha256, "reinstall fitjax")
     try:
         about = json.loads(metadata["about"])
         hidden, depth = int(about["hidden"]), int(about["depth"])
-        params: dict[str, Any] = {}
-        for name, value in tensors.items():
-            *parents, leaf = name.split(".")
-            level = params
-            for parent in parents:
-                level = level.setdefault(parent, {})
-            level[leaf] = value.astype(np.float32)
+        params: dict[str, Any] = unflatten_dict({name: value.astype(np.float32) for name, value in tensors.items()}, sep=".")
         outputs = params["out"]["bias"].shape[0]
         expected = {"trunk.enter.bias": (hidden,), "out.kernel": (hidden, outputs)} | {
             f"trunk.layer{k}.kernel": (hidden, hidden) for k in range(depth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +44,14 @@ def read_tensor_file(
     if metadata.get("format") != expected_format:
         raise BasisError(f"{kind} {path}: expected format {expected_format!r}, found {metadata.get('format')!r}{hint}")
     return tensors, metadata, hashlib.sha256(raw).hexdigest()
+
+
+def check_record(path: Path, kind: str, sha256: str, remedy: str) -> None:
+    """Compare a file with the JSON record beside it, where there is one.
+
+    Raises:
+        BasisError: the file has another hash than its record says.
+    """
+    record = path.with_suffix(".json")
+    if record.is_file() and json.loads(record.read_text()).get("sha256") != sha256:
+        raise BasisError(f"{kind} {path}: the file differs from its record {record.name}; {remedy}")
