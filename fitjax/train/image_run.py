@@ -5,6 +5,7 @@ The state depends on settings, pool and number of steps alone: which portraits a
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -22,9 +23,11 @@ from fitjax.initial.image_network import ImageNet, folded_weights
 from fitjax.initial.image_tables import DENSE, MARKS, ImageTables, image_tables
 from fitjax.initial.image_weights import write_image_net
 from fitjax.model.load import EMBEDDED, load_basis
+from fitjax.model.tensor_file import read_tensor_file
 from fitjax.networks import run
-from fitjax.pytree import pytree, static
+from fitjax.pytree import pytree, replace, static
 from fitjax.synth.draw import load_synth
+from fitjax.train.checkpoint import FORMAT as CHECKPOINT
 from fitjax.train.checkpoint import Metrics, load_checkpoint, save_checkpoint
 from fitjax.train.image_augment import Crops, crops
 from fitjax.train.image_loss import loss, measures
@@ -121,6 +124,28 @@ def start_training(settings: ImageSettings, tables: ImageTables) -> ImageState:
     return ImageState(jnp.array(row), jnp.array(row), _transform(settings).init(jnp.array(row)), jnp.zeros((), jnp.int32))
 
 
+def _read(checkpoint: Path) -> bytes:
+    try:
+        return checkpoint.read_bytes()
+    except OSError as error:
+        raise FitjaxError(f"train image: start {checkpoint}: cannot be read ({error.strerror}); give the checkpoint of a run") from None
+
+
+def continue_training(settings: ImageSettings, tables: ImageTables, checkpoint: Path) -> ImageState:
+    """The state before the first step of a run that begins with another's average of weights.
+
+    Raises:
+        FitjaxError: the file is no checkpoint, or its network is another.
+    """
+    tensors, _, _ = read_tensor_file(checkpoint, "checkpoint", CHECKPOINT, remedy="give the checkpoint of another run of this command")
+    row, new = tensors.get(".average", np.zeros(0)), start_training(settings, tables)
+    if row.shape != new.weights.shape:
+        raise FitjaxError(
+            f"train image: start {checkpoint}: expected {new.weights.size} weights, found {row.size}; give its run's settings"
+        )
+    return replace(new, weights=jnp.array(row), average=jnp.array(row))
+
+
 @partial(jax.jit, static_argnames=("side",))
 def spoilt_crops(side: int, seed: Any, step: Any, batch: Any) -> Crops:
     """The crops of a step, from the pool's portraits."""
@@ -181,14 +206,16 @@ def train_image(
     folder: Path,
     progress: Progress | None = None,
     pool: Path | None = None,
+    start: Path | None = None,
 ) -> Path | None:
     """Draw the pool and train, or go on in ``folder``; returns the weights' file, or None if ``progress`` stopped it by returning True.
 
     Args:
         pool: folder of the portraits, default ``folder / "pool"``; drawn there as far as they are missing.
+        start: another run's ``image.checkpoint.safetensors``, whose average of weights is where this one begins.
 
     Raises:
-        FitjaxError: settings that cannot work, or a folder of other settings.
+        FitjaxError: settings that cannot work, a folder of other settings, or a start of another network.
     """
     check_settings(settings)
     folder.mkdir(parents=True, exist_ok=True)
@@ -209,11 +236,13 @@ def train_image(
     tables = image_tables(model)
     about: dict[str, Any] = {name: getattr(settings, name) for name in ImageSettings.__dataclass_fields__ if name != "interval"}
     about = json.loads(json.dumps(about | {"what": "image", "basis_sha256": model.basis_sha256, "pool": portraits.about}))
+    if start is not None:
+        about["start_sha256"] = hashlib.sha256(_read(start)).hexdigest()
     checkpoint = folder / "image.checkpoint.safetensors"
     if checkpoint.is_file():
         state = load_checkpoint(checkpoint, jax.eval_shape(lambda: start_training(settings, tables)), about)
     else:
-        state = start_training(settings, tables)
+        state = start_training(settings, tables) if start is None else continue_training(settings, tables, start)
     record = Metrics(folder / "metrics.jsonl", "image", int(state.step))
     measured: dict[str, float] = {}
     while (step := int(state.step)) < settings.steps:
