@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 import fitjax as fj
@@ -28,7 +29,7 @@ from fitjax.pytree import replace
 from fitjax.train.image_augment import _bilinear, centres, crop_map
 from fitjax.train.image_loss import wing
 from fitjax.train.image_pool import FIELDS, HEAD_BIT, SKIN_BIT, TABLE, VISIBLE_BIT, Pool
-from fitjax.train.image_run import ImageSettings, choose, spoilt_crops, train_image
+from fitjax.train.image_run import ImageSettings, choose, continue_training, spoilt_crops, train_image
 
 SIDE = 32
 
@@ -278,7 +279,31 @@ def test_steps_choose_their_portraits(trained):
         Pool(folder)
 
 
-@pytest.mark.parametrize(("name", "value"), [("side", 40), ("batch", 0), ("portraits", 4)])
+def test_a_training_begins_with_anothers_average(trained, tables, tmp_path, capsys):
+    folder, _ = trained
+    start = folder / "image.checkpoint.safetensors"
+    state = continue_training(TINY, tables, start)
+    stored = safetensors.numpy.load_file(start)
+    np.testing.assert_array_equal(state.weights, stored[".average"])
+    assert int(state.step) == 0 and not np.array_equal(stored[".average"], stored[".weights"])
+    wider = replace(TINY, hidden=24)
+    with pytest.raises(FitjaxError, match=r"expected \d+ weights, found \d+"):
+        continue_training(wider, tables, start)
+    with pytest.raises(FitjaxError, match=r"absent.safetensors: cannot be read"):
+        train_image(TINY, tmp_path / "a", pool=folder / "pool", start=tmp_path / "absent.safetensors")
+    # The state of a run that began elsewhere is not that of one that began by itself.
+    ours = tmp_path / "b"
+    ours.mkdir()
+    (ours / start.name).write_bytes(start.read_bytes())
+    with pytest.raises(FitjaxError, match="start_sha256"):
+        train_image(TINY, ours, pool=folder / "pool", start=start)
+    assert main(["train", "landmarks", "--out", str(tmp_path / "c"), "--start", str(start)]) == UNUSABLE
+    assert "--start: is of `train image`" in capsys.readouterr().err
+    assert main(["train", "decoder", "--out", str(tmp_path / "c"), "--rate", "0.1"]) == UNUSABLE
+    assert "--portraits, --rate: are of `train image`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "value"), [("side", 40), ("batch", 0), ("portraits", 4), ("rate", 0.0)])
 def test_settings_that_cannot_be(name, value, tmp_path):
     with pytest.raises(FitjaxError, match=f"train image: {name}"):
         train_image(replace(TINY, **{name: value}), tmp_path)

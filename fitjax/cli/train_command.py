@@ -39,7 +39,12 @@ class Train:
     masks: Path | None = None
     """With --images: folder with <stem>.png for some of them, white where the photo shows the face."""
     start: Path | None = None
-    """With --images: the model to continue from; default the one that comes with fitjax."""
+    """With --images: the model to continue from; default the one that comes with fitjax. Of image: image.checkpoint.safetensors of another run of the
+    same network, whose weights are where this one begins."""
+    portraits: int | None = None
+    """Of image: portraits in the pool, instead of those of the size."""
+    rate: float | None = None
+    """Of image: highest learning rate, instead of that of the size."""
     no_pairing: bool = False
     """With --images: compare full shape and full albedo together, instead of each with the other's proxy."""
 
@@ -55,6 +60,10 @@ def run_train(options: Train) -> int:
         raise FitjaxError(f"--steps: expected at least 1, found {options.steps}")
     if options.out.exists() and not options.out.is_dir():
         raise FitjaxError(f"--out {options.out}: expected a folder, found a file; choose another place")
+    if options.what != "image" and (options.portraits is not None or options.rate is not None):
+        raise FitjaxError(f"--portraits, --rate: are of `train image`, found `train {options.what}`; leave them out")
+    if options.what == "landmarks" and options.start is not None:
+        raise FitjaxError("--start: is of `train image` and of `train decoder --images`, found `train landmarks`; leave it out")
     if options.what == "landmarks":
         return _train_landmarks(options)
     if options.what == "image":
@@ -125,8 +134,8 @@ def _train_image(options: Train) -> int:
     from fitjax.pytree import replace
     from fitjax.train.image_run import PRESETS, train_image
 
-    settings = PRESETS[options.size]
-    settings = replace(settings, steps=options.steps or settings.steps, seed=settings.seed if options.seed is None else options.seed)
+    given = {name: getattr(options, name) for name in ("steps", "seed", "portraits", "rate")}
+    settings = replace(PRESETS[options.size], **{name: value for name, value in given.items() if value is not None})
     began = time.perf_counter()
 
     def progress(network: str, step: int, measured: dict[str, float]) -> None:
@@ -134,6 +143,6 @@ def _train_image(options: Train) -> int:
         errors = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in measured.items())
         print(f"{network} {step}/{total}{': ' if errors else ''}{errors} ({time.perf_counter() - began:.0f} s)", flush=True)
 
-    path = train_image(settings, options.out, progress, pool=options.pool)
+    path = train_image(settings, options.out, progress, pool=options.pool, start=options.start)
     print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)" if path else "stopped")
     return 0

@@ -197,6 +197,8 @@ def check_settings(settings: ImageSettings) -> None:
             raise FitjaxError(f"train image: {name}: expected at least 1, found {getattr(settings, name)}")
     if settings.side < 16 or settings.side % 16:
         raise FitjaxError(f"train image: side: expected a multiple of 16, found {settings.side}")
+    if not 0 < settings.rate < float("inf"):
+        raise FitjaxError(f"train image: rate: expected a positive number, found {settings.rate}")
     if settings.portraits <= settings.held_out:
         raise FitjaxError(f"train image: portraits: expected more than the {settings.held_out} that are held out, found {settings.portraits}")
 
