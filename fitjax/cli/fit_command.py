@@ -41,7 +41,7 @@ from fitjax.files.atomic import WriteError
 from fitjax.files.pack import PackWriter
 from fitjax.files.result import shape_model
 from fitjax.fit import Solution, fit_batch
-from fitjax.fit.defaults import with_joints
+from fitjax.fit.defaults import for_model
 from fitjax.observation.observation import Observation, neutral_observation, stack_observations
 
 #: One compiled program serves every batch; a single photo is a batch of one.
@@ -223,7 +223,7 @@ def _solve(run: Run, batch: list[Job]) -> list[tuple[Job, tuple[Solution, float]
         assert template is not None
         used: dict[int, Observation | None] = {i: batch[i].observation for i in slots}
         losses = weighed(run.recipe.losses(template, run.model), run.options.parse is not None)
-        stages = with_joints(run.recipe.stages(template), run.model)
+        stages = for_model(run.recipe.stages(template), run.model)
         # Made only where a slot is free: its dozen tiny programs cost a single photo 50 ms.
         neutral = neutral_observation(template) if len(used) < run.batch else template
         observations = [used.get(i) or neutral for i in range(run.batch)]
@@ -247,7 +247,7 @@ def _measure(run: Run, batch: list[Job]) -> None:
     if template is None or run.left <= run.batch:
         return
     device = (run.devices or jax.local_devices())[0]
-    losses, stages = run.recipe.losses(template, run.model), with_joints(run.recipe.stages(template), run.model)
+    losses, stages = run.recipe.losses(template, run.model), for_model(run.recipe.stages(template), run.model)
     try:
         start = _start(run, [template] * run.size, [None] * run.size)
         each = bytes_per_face(run.model, stack_observations([template] * run.size), losses, stages, start)

@@ -11,7 +11,7 @@ from fitjax.cli.jobs import Job
 from fitjax.cli.main import Fit
 from fitjax.errors import FitjaxError
 from fitjax.fit import Solution, fit_shared
-from fitjax.fit.defaults import OTHER_PRIOR_WEIGHT, with_joints
+from fitjax.fit.defaults import OTHER_PRIOR_WEIGHT, for_model
 from fitjax.losses.focal import focal_prior
 from fitjax.losses.smoothness import smooth_over_time
 from fitjax.pytree import replace
@@ -36,7 +36,7 @@ def fit_person(run: Run, every: list[Job], kinds: set[Any]) -> None:
         raise FitjaxError("--same-person: the photos have different sets of landmarks; give them all the same")
     if observations:
         first, began = observations[0], time.perf_counter()
-        losses, stages = run.recipe.losses(first, run.model), with_joints(run.recipe.stages(first), run.model)
+        losses, stages = run.recipe.losses(first, run.model), for_model(run.recipe.stages(first), run.model)
         solutions = fit_shared(observations, model=run.model, **of_person(run.options, losses, stages, len(observations)))
         seconds = (time.perf_counter() - began - compile_seconds(began)) / len(good)
         results |= {id(job): (solution, seconds) for job, solution in zip(good, solutions)}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
+import optax
 
 from fitjax.errors import FitError
 from fitjax.losses.core import Loss
@@ -14,6 +16,7 @@ from fitjax.losses.parts import part_reprojection
 from fitjax.losses.prior import prior
 from fitjax.observation.observation import Observation
 from fitjax.pytree import replace
+from fitjax.solve.first_order import FirstOrder
 from fitjax.solve.levenberg_marquardt import LevenbergMarquardt
 from fitjax.solve.stages import Stage
 
@@ -31,6 +34,11 @@ ROBUST_BESIDE_PARTS = 0.02
 
 #: Sets whose jaw points follow the visible outline: 2-D annotations.
 OUTLINE_SETS = ("ibug68",)
+
+
+#: First-order steps of a stage over codes of a convolutional network, and the size of a step beside that of the codes.
+CODE_STEPS = 120
+CODE_RATES = {"pose": 0.05, "expression": 0.3, "light": 0.5, "joints": 0.3}
 
 
 def default_losses(observation: Observation) -> dict[str, Loss]:
@@ -68,6 +76,32 @@ def with_joints(stages: Sequence[Stage], model: Any) -> list[Stage]:
     if free is None:
         return list(stages)
     return [replace(s, free=s.free | {"joints": free}) if "expression" in s.free and "joints" not in s.free else s for s in stages]
+
+
+def for_model(stages: Sequence[Stage], model: Any) -> list[Stage]:
+    """The stages as a model wants them: with its joints (:func:`with_joints`), and with Adam over codes that a convolutional network decodes
+    (``model.network_groups``), whose Jacobian Levenberg-Marquardt would take through the whole network, column by column: those codes stay where they
+    are while it finds the rest, and then everything moves together by a fixed number of first-order steps."""
+    through = frozenset(getattr(model, "network_groups", ()))
+    chosen: list[Stage] = []
+    for stage in with_joints(stages, model):
+        if not (isinstance(stage.solver, LevenbergMarquardt) and through & stage.free.keys()):
+            chosen.append(stage)
+            continue
+        rest = {group: mask for group, mask in stage.free.items() if group not in through}
+        if rest:
+            solver = replace(stage.solver, max_steps=min(stage.solver.max_steps, 10))
+            chosen.append(replace(stage, free=rest, solver=solver, outer_steps=1, budget=True))
+        steps = -(-CODE_STEPS // stage.outer_steps)
+        adam = FirstOrder(_adam(steps * stage.outer_steps), max_steps=steps, patience=10 * steps, rates=CODE_RATES)
+        chosen.append(replace(stage, solver=adam, name=f"{stage.name} codes", budget=True))
+    return chosen
+
+
+@cache
+def _adam(steps: int) -> optax.GradientTransformation:
+    """One object per number of steps, so that stages made twice are compiled once."""
+    return optax.adam(optax.cosine_decay_schedule(0.06, steps, 0.02), b2=0.99)
 
 
 def default_stages(observation: Observation) -> list[Stage]:

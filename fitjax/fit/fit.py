@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fitjax.errors import FitError
-from fitjax.fit.defaults import default_losses, default_stages, with_joints
+from fitjax.fit.defaults import default_losses, default_stages, for_model
 from fitjax.fit.devices import padded, run_on_devices
 from fitjax.fit.photometric import photometric_losses, photometric_stages
 from fitjax.fit.run import faces_one_by_one, finish, initial_params, run_batch, run_joint, run_one
@@ -173,7 +173,7 @@ def fit_shared(
     stacked = stack_observations(observations)
     model = default_model() if model is None else model
     losses = default_losses(stacked) if losses is None else dict(losses)
-    chosen = with_joints(default_stages(stacked), model) if stages is None else list(stages)
+    chosen = for_model(default_stages(stacked), model) if stages is None else list(stages)
     began = time.perf_counter()
     outcome = jax.device_get(run_joint(model, stacked, losses, chosen, start, sharing))
     seconds = time.perf_counter() - began
@@ -209,9 +209,9 @@ def _defaults(
     if losses is None:
         losses = photometric_losses(observation, model) if pixels else default_losses(observation)
         if stages is None:
-            stages = with_joints(photometric_stages(observation) if pixels else default_stages(observation), model)
+            stages = for_model(photometric_stages(observation) if pixels else default_stages(observation), model)
     # Losses of the caller's own are for stages that use all losses.
-    return dict(losses), with_joints(default_stages(replace(observation, parts=None)), model) if stages is None else list(stages)
+    return dict(losses), for_model(default_stages(replace(observation, parts=None)), model) if stages is None else list(stages)
 
 
 def _check(

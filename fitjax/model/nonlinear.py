@@ -16,7 +16,8 @@ from fitjax.errors import BasisError
 from fitjax.geometry.surface import vertex_normals
 from fitjax.model.linear import LinearModel
 from fitjax.model.load import NONLINEAR
-from fitjax.model.nonlinear_shape import fields_of
+from fitjax.model.nonlinear_albedo import ConvAlbedo
+from fitjax.model.nonlinear_shape import ConvShape, fields_of
 from fitjax.model.params import DETAIL, Params
 from fitjax.model.protocol import Face
 from fitjax.model.textured import TexturedModel, textured_model
@@ -32,6 +33,11 @@ class NonlinearModel(TexturedModel):
     def own_proxies(self) -> bool:
         """The full face differs from its proxy without residual maps: fits pair them (:func:`fitjax.photometric_losses`)."""
         return True
+
+    @property
+    def network_groups(self) -> tuple[str, ...]:
+        """Codes that a convolutional network decodes: fits move them by first-order steps (:func:`fitjax.fit.defaults.for_model`)."""
+        return tuple(name for name, part in (("identity", self.shape), ("albedo", self.albedo)) if isinstance(part, ConvShape | ConvAlbedo))
 
     def decode(self, params: Params) -> Face:
         """Proxy and full vertices (metres, head space), proxy and full albedo maps (linear light, row 0 = top)."""
