@@ -6,11 +6,14 @@ exports and the command line the model is a :class:`fitjax.model.textured.Textur
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
 
 from fitjax.errors import BasisError
 from fitjax.geometry.surface import vertex_normals
@@ -22,7 +25,11 @@ from fitjax.model.params import DETAIL, Params
 from fitjax.model.protocol import Face
 from fitjax.model.textured import TexturedModel, textured_model
 from fitjax.pytree import pytree
+from fitjax.render.lighting import srgb_from_linear
 from fitjax.render.texture import sample_texture
+
+#: Steps of Adam that find the codes of a convolutional network nearest to a linear fit.
+_PROJECTION_STEPS = 60
 
 
 @pytree
@@ -64,21 +71,59 @@ def nonlinear_model(shape: LinearModel, albedo: Any, occlusion: Any = None) -> N
 def project_linear(model: NonlinearModel, linear: TexturedModel, params: Params) -> Params:
     """The codes of a nonlinear model nearest to a fit of a linear one over the same basis: where a fit of codes can start.
 
-    Identity coefficients become components, of which the code takes the leading ones; the albedo goes through the encoder. Other groups are kept;
-    residual maps are dropped. Only for lifted models.
+    Of a lifted model identity coefficients become components, of which the code takes the leading ones, and the albedo goes through the encoder; of a
+    convolutional one the nearest codes are found by Adam. Other groups are kept; residual maps are dropped.
 
     Raises:
-        BasisError: the models are not of one basis, or the nonlinear one is not a lift.
+        BasisError: the models are not of one basis, or the nonlinear one is a lift without its encoder.
     """
     shape: Any = model.shape
-    if getattr(shape, "to_modes", None) is None or getattr(model.albedo, "encoder", None) is None:
-        raise BasisError("project_linear: expected a lifted model with an encoder; convolutional ones have none")
     if shape.basis_sha256 != linear.shape.basis_sha256:
         raise BasisError(f"project_linear: expected models of one basis, found {shape.name!r} and {linear.shape.name!r}")
-    identity = jnp.append(params["identity"], 0.0)
-    components = jnp.linalg.solve(shape.to_modes.T, identity)[: shape.code_length]
-    codes = {"identity": components / shape.scales.sigma[: shape.code_length], "albedo": model.albedo.encode(linear.albedo.decode(params["albedo"]))}
-    return {name: value for name, value in params.items() if name not in DETAIL} | codes
+    albedo = linear.albedo.decode(params["albedo"])
+    kept = {name: value for name, value in params.items() if name not in DETAIL}
+    codes: Params = {}
+    if isinstance(shape, ConvShape):
+        neutral = {"identity": params["identity"], "expression": jnp.zeros_like(params["expression"])}
+        codes["identity"] = _nearest_identity(shape, linear.shape.decode(neutral).vertices)
+    elif getattr(shape, "to_modes", None) is not None:
+        components = jnp.linalg.solve(shape.to_modes.T, jnp.append(params["identity"], 0.0))[: shape.code_length]
+        codes["identity"] = components / shape.scales.sigma[: shape.code_length]
+    if isinstance(model.albedo, ConvAlbedo):
+        codes["albedo"] = _nearest_albedo(model.albedo, albedo)
+    elif getattr(model.albedo, "encoder", None) is not None:
+        codes["albedo"] = model.albedo.encode(albedo)
+    if len(codes) < 2:
+        raise BasisError("project_linear: expected a lifted model with an encoder, or a convolutional one")
+    return kept | codes
+
+
+def _nearest(error: Callable[[Array], Array], length: int) -> Array:
+    """The code of least error plus a hundredth of its square per number: Adam from zero."""
+    optimiser = optax.adam(optax.cosine_decay_schedule(0.1, _PROJECTION_STEPS, 0.02), b2=0.99)
+
+    def step(carry: Any, _: None) -> tuple[Any, None]:
+        code, memory = carry
+        gradient = jax.grad(lambda z: error(z) + 0.01 * jnp.mean(z**2))(code)
+        change, memory = optimiser.update(gradient, memory)
+        return (optax.apply_updates(code, change), memory), None
+
+    start = jnp.zeros(length)
+    return jax.lax.scan(step, (start, optimiser.init(start)), None, length=_PROJECTION_STEPS)[0][0]
+
+
+@jax.jit
+def _nearest_identity(shape: ConvShape, vertices: Float[Array, "V 3"]) -> Float[Array, "k"]:
+    """By the mean square distance of vertices, square millimetres."""
+    neutral = jnp.zeros(shape.n_expression)
+    return _nearest(lambda z: 1e6 * jnp.mean((shape.decode({"identity": z, "expression": neutral}).vertices - vertices) ** 2), shape.code_length)
+
+
+@jax.jit
+def _nearest_albedo(albedo: ConvAlbedo, wanted: Float[Array, "H W 3"]) -> Float[Array, "k"]:
+    """By the mean absolute difference of sRGB, of 255."""
+    values = jax.image.resize(srgb_from_linear(wanted), albedo.mean.shape, "linear", antialias=False)
+    return _nearest(lambda z: 255 * jnp.mean(jnp.abs(albedo.values(z)[0] - values)), albedo.code_length)
 
 
 def load_nonlinear(
