@@ -34,6 +34,7 @@ BENCHMARKS = {
     "photometric_photos": "benchmarks.photometric_photos",
     "initialiser": "benchmarks.initialiser",
     "image_net": "benchmarks.image_net",
+    "visible_mask": "benchmarks.visible_mask",
 }
 GROUPS = {
     "accuracy": ("aflw", "photos"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from fitjax.geometry.rotation import geodesic_angle, rotation_from_aflw2000
 from fitjax.initial.faces import SETS, random_faces
 from fitjax.initial.linear_start import apply_step, linear_start, project_points
 from fitjax.initial.points import look_at, pose_in_photo, table_of
+from fitjax.initial.polish import bounded_step
 from fitjax.initial.training import LandmarkSettings, train_landmarks
 from fitjax.initial.weights import SHIPPED, load_landmark_net
 from fitjax.pytree import replace
@@ -160,6 +163,9 @@ def test_a_fit_from_the_network_ends_where_one_from_the_closed_form_does(model):
     starts = [fj.initialise(observation, model=model, method=method) for method in ("closed_form", "auto")]
     a, b = (fj.fit(observation, model=model, start=start) for start in starts)  # one program
     assert b.ok and b.landmark_residual == pytest.approx(a.landmark_residual, rel=0.02)
+    # The start is itself within a percent of the lowest objective.
+    of_a, of_b = (sum(x.history["landmarks"].values()) for x in (a, b))
+    assert of_b[0] < 1.01 * min(np.nanmin(of_a), np.nanmin(of_b)) < 0.5 * of_a[0]
 
 
 def test_methods_that_cannot_be(model):
@@ -264,3 +270,25 @@ def test_command_line(tmp_path, capsys):
     file.write_text("x")
     assert main(["train", "landmarks", "--out", str(file)]) == UNUSABLE
     assert "expected a folder, found a file" in capsys.readouterr().err
+
+
+def test_a_bounded_step_is_the_best_of_all_active_sets():
+    """Against every choice of bounds that six coordinates could lie at."""
+    rng = np.random.default_rng(0)
+    solve = jax.jit(partial(bounded_step, rounds=8))
+    for _ in range(5):
+        a = rng.normal(size=(6, 9))
+        curvature, right = a @ a.T / 9 + 0.3 * np.eye(6), 2 * rng.normal(size=6)
+        lower, upper = np.array([-0.3, 0, 0, -np.inf, -0.1, 0]), np.array([0.4, 1, 0.2, np.inf, 0.5, 0])
+        best = np.inf
+        for which in itertools.product((0, 1, 2), repeat=6):
+            held, free = np.flatnonzero(which), np.flatnonzero(np.array(which) == 0)
+            step = np.where(np.array(which) == 1, lower, upper)
+            if not np.isfinite(step[held]).all():
+                continue
+            step[free] = np.linalg.solve(curvature[np.ix_(free, free)], right[free] - curvature[np.ix_(free, held)] @ step[held])
+            if (step >= lower - 1e-9).all() and (step <= upper + 1e-9).all():
+                best = min(best, 0.5 * step @ curvature @ step - right @ step)
+        found = np.asarray(solve(*(jnp.asarray(x, jnp.float32) for x in (curvature, right, lower, upper))), np.float64)
+        assert (found >= lower - 1e-6).all() and (found <= upper + 1e-6).all()
+        assert 0.5 * found @ curvature @ found - right @ found == pytest.approx(best, abs=1e-4)

@@ -138,4 +138,7 @@ def _by_network(net: LandmarkNet, names: tuple[str, ...], single: bool, weights:
         usable &= jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(found)]).all()
         return {**plain, **jax.tree.map(lambda a, b: jnp.where(usable, a, b), found, {k: plain[k] for k in found})}
 
-    return one(observation) if single else jax.vmap(one)(observation)
+    if single:
+        return one(observation)
+    # Like the fit itself: small matrices are solved faster one by one on a CPU.
+    return jax.lax.map(one, observation) if jax.default_backend() == "cpu" else jax.vmap(one)(observation)

@@ -95,19 +95,21 @@ def linear_start(table: PointTable, view: View) -> LinearStart:
     total = jnp.maximum(jnp.sum(weight), 1e-6)
     factor = scale / view.size
     modes = jnp.concatenate([pose_modes(table, place.anchor), table.modes])
-    across = jnp.matmul(modes, place.rotation[:2].T, precision="highest") * factor
     flat = table.mean - place.anchor
     rest = (y - place.anchor_camera[:2] * scale) / view.size - jnp.matmul(flat, place.rotation[:2].T, precision="highest") * factor
     root = jnp.sqrt(_LANDMARK_WEIGHT * weight / total)
-    jacobian = (across * root[:, None]).reshape(len(modes), -1)
     target = (rest * root[:, None]).reshape(-1)
     sigma = jnp.concatenate([jnp.asarray(_STEP_SIGMA, scale.dtype), table.sigma])
-    whitened = jacobian * sigma[:, None]
+    # Written as a sum, XLA goes over the modes once.
+    across = (place.rotation[:2] * factor)[None] * root[:, None, None]
+    whitened = sum((modes[..., a, None] * across[..., a] for a in range(3)), jnp.zeros(())) * sigma[:, None, None]
+    whitened = whitened.reshape(len(modes), -1)
     curvature = jnp.matmul(whitened, whitened.T, precision="highest")
     right = jnp.matmul(whitened, target, precision="highest")
     eye = jnp.eye(len(sigma), dtype=scale.dtype)
-    step = sigma * jax.scipy.linalg.solve(curvature + table.prior * eye, right, assume_a="pos")
-    left = target - jnp.matmul(step, jacobian, precision="highest")
+    unit = jax.scipy.linalg.solve(curvature + table.prior * eye, right, assume_a="pos")
+    step = sigma * unit
+    left = target - jnp.matmul(unit, whitened, precision="highest")
     middle = jnp.sum(weight[:, None] * table.mean, 0) / total
     share = jnp.sum(weight) / (jnp.max(weight) * weight.shape[0] + 1e-6)
     return LinearStart(place, step, weight, jnp.sqrt(jnp.sum(left**2) / _LANDMARK_WEIGHT), share, middle)

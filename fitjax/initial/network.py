@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from fitjax.initial.linear_start import STEPS, LinearStart, apply_step, linear_start
 from fitjax.initial.points import PointTable, View
+from fitjax.initial.polish import polish
 from fitjax.networks import run
 from fitjax.networks.lift import Trunk
 
@@ -60,4 +61,4 @@ def network_start(net: LandmarkNet, weights: Any, table: PointTable, view: View)
     """Rotation (3, 3) and translation (3,) in the view's camera, and codes (M,)."""
     found = linear_start(table, view)
     correction = run(net, weights, features(table, view, found))
-    return apply_step(table, found.place, found.step + units(table) * correction)
+    return polish(table, view, *apply_step(table, found.place, found.step + units(table) * correction))
