@@ -28,7 +28,7 @@ from fitjax.cli.main import compilation_cache_folder
 from fitjax.evaluate.nme import binned_mean, box_size, geodesic_degrees, nme, yaw_bin
 from fitjax.evaluate.pose import degrees_from_rotation, rotation_from_degrees
 from fitjax.image.photo import photo_from_array, read_photo
-from fitjax.initial.image_face import LOOKS, image_face, in_photo, load_looker, run_network, solve_branches
+from fitjax.initial.image_face import LOOKS, image_face, in_photo, load_looker, load_mirror, run_network, solve_branches
 from fitjax.initial.image_network import LAPLACE, SIGMA_UNIT
 from fitjax.initial.image_observe import find_observed, has_failed, with_image_landmarks
 from fitjax.observation.observe import observe_detected, photo_camera
@@ -112,7 +112,7 @@ def look_all(images: np.ndarray) -> dict[str, Any]:
     for k in range(0, len(images), _BATCH):
         block = images[k : k + _BATCH]
         padded = np.concatenate([block, np.zeros((_BATCH - len(block), *block.shape[1:]), block.dtype)])
-        out = run_network(net, weights, tables, padded)
+        out = run_network(net, weights, tables, padded, load_mirror())
         faces, shown = jax.device_get(solve_branches(out, tables))
         one = {name: shown[name][..., :68, :2] for name in shown} | {"refined": np.asarray(out.refined[-1])}
         one |= {f"R_{name}": face.rotation for name, face in faces.items()} | {"log_sigma": np.asarray(out.mark_log_sigma)}

@@ -20,13 +20,23 @@ from fitjax.geometry.rotation import geodesic_angle, rotation_between_rays, rota
 from fitjax.image.photo import photo_from_array
 from fitjax.initial.image_crop import CROP_OVER_FACE, cut_crop
 from fitjax.initial.image_face import IMAGE_LABELS, ImageFace, in_photo, load_looker, pose_in_camera
-from fitjax.initial.image_network import Conv, folded_weights, gathered_pixels, look_up, rotation_of, spread_pixels
+from fitjax.initial.image_mirror import mean_output, mirror_of, mirrored_output
+from fitjax.initial.image_network import (
+    Conv,
+    ImageOutput,
+    folded_weights,
+    gathered_pixels,
+    look_up,
+    posed,
+    rotation_of,
+    spread_pixels,
+)
 from fitjax.initial.image_observe import check_box, has_failed, parse_image, visible_mask, with_image_landmarks
 from fitjax.initial.image_solve import Placed, Points, complete, place_mean_face, procrustes, show
 from fitjax.initial.image_tables import chart_from_uv, image_tables, rows_at
 from fitjax.initial.image_weights import SHIPPED_IMAGE, load_image_net
 from fitjax.pytree import replace
-from fitjax.train.image_augment import _bilinear, centres, crop_map
+from fitjax.train.image_augment import _bilinear, centres, crop_map, mirrored_crops
 from fitjax.train.image_loss import wing
 from fitjax.train.image_pool import FIELDS, HEAD_BIT, SKIN_BIT, TABLE, VISIBLE_BIT, Pool
 from fitjax.train.image_run import ImageSettings, choose, continue_training, spoilt_crops, train_image
@@ -204,6 +214,34 @@ def test_truth_moves_with_the_crop(tables):
         np.testing.assert_allclose(made.shift[k], there[:, :2] @ batch["place"][k][:2] + there[:, 2], atol=1e-4)
     assert np.ptp(angles) > np.radians(5) and made.image.min() >= 0 and made.image.max() <= 1
     assert not (made.skin & (made.labels == IMAGE_LABELS.covers[2])).any()
+
+
+def test_a_mirrored_face_is_a_face_of_the_model(tables):
+    """Pose, codes and landmarks of crops and of their mirror images, made from portraits or said by the network, show one another."""
+    mirror = mirror_of(tables)
+    assert all((np.asarray(x)[np.asarray(x)] == np.arange(len(x))).all() for x in (mirror.marks, mirror.codes, mirror.labels))
+    plain = spoilt_crops(SIDE, 1, 3, portraits(tables, 4))
+    turned = jnp.array([False, True, True, False])
+    made = mirrored_crops(plain, mirror, turned)
+    for same in (0, 3):
+        jax.tree.map(lambda a, b, k=same: np.testing.assert_array_equal(a[k], b[k]), made, plain)
+    placed = lambda x: posed(tables.mean[:68], tables.modes[:, :68], x.rotation, x.scale, x.shift, x.codes)  # noqa: E731
+    np.testing.assert_allclose(placed(made)[..., :2], made.points, atol=2e-4)
+    np.testing.assert_array_equal(made.image[1], plain.image[1][:, ::-1])
+    np.testing.assert_array_equal(made.chart[1], plain.chart[1][:, ::-1] * jnp.array([-1.0, 1]))
+    np.testing.assert_array_equal(made.depth[1], plain.depth[1][:, ::-1])
+    b, h, labels = 4, SIDE // 2, len(mirror.labels)
+    maps = {"chart": made.chart, "log_sigma": made.depth, "depth": made.depth, "visible": made.visible * 1.0, "skin": made.skin * 1.0}
+    out = ImageOutput(
+        rotation=made.rotation, scale=made.scale, shift=made.shift, codes=made.codes, **maps, labels=np.eye(labels, dtype=np.float32)[made.labels],
+        marks=placed(made), refined=made.points[None], mark_log_sigma=made.points[..., 0],
+    )  # fmt: skip
+    other = jax.device_get(mirrored_output(out, mirror))
+    np.testing.assert_allclose(placed(other), other.marks, atol=2e-4)
+    np.testing.assert_allclose(other.refined[0], other.marks[..., :2], atol=2e-4)
+    assert other.labels.shape == (b, h, h, labels) and (other.labels.argmax(-1)[:, :, ::-1] == np.asarray(mirror.labels)[made.labels]).all()
+    both = jax.device_get(mean_output(out, jax.tree.map(jnp.asarray, mirrored_output(other, mirror))))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), both, jax.device_get(out))
 
 
 def test_pixels_of_the_crop_are_the_pictures(tables):

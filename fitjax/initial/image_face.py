@@ -16,6 +16,7 @@ from fitjax.errors import FitError
 from fitjax.geometry.camera import Camera
 from fitjax.image.photo import Photo
 from fitjax.initial.image_crop import cut_crop
+from fitjax.initial.image_mirror import Mirror, mean_output, mirror_of, mirrored_output
 from fitjax.initial.image_network import LAPLACE, SIGMA_UNIT, ImageNet, ImageOutput
 from fitjax.initial.image_solve import Placed, branches, show
 from fitjax.initial.image_tables import DENSE, MARKS, ImageTables, image_tables
@@ -35,7 +36,7 @@ IMAGE_LABELS = LabelTable(
 )
 #: A landmark whose standard deviation (per axis) is this share of the face size has confidence one; it falls with its square. About FaceMesh's error.
 SURE = 0.015
-#: Looks: each crop after the first is centred on the result before it and turned upright.
+#: Looks: each crop after the first is centred on the result before it and turned upright. Each is looked at in the mirror too.
 LOOKS = 3
 
 
@@ -46,7 +47,7 @@ class ImageFace:
     Attributes:
         params: ``identity``, ``expression``, ``pose`` of the fused face in the camera. landmarks: (68, 2) of the set ``aflw68``; sigma: (68,)
             expected standard deviation per axis; confidence: (68,) weights of the landmarks, 0 to 1.
-        by_branch: ``model``, ``image``, ``marks``, ``refined``, ``fused`` → (68, 2). rotations: the first three and the last → (3, 3) in the camera.
+        by_branch: ``model``, ``image``, ``refined``, ``fused`` → (68, 2). rotations: all but ``refined`` → (3, 3) in the camera.
         agreement: mean distance between the landmarks of the model-space and the image-space branch over the face size.
         labels: (h, w) uint8, see :data:`IMAGE_LABELS`; visible: (h, w) probability that the face is to be seen there; photo_from_labels: (2, 3) from
             (column, row) of both to pixels. face_size: √(w · h) of the landmarks' box.
@@ -66,18 +67,23 @@ class ImageFace:
 
 
 @partial(jax.jit, static_argnames=("net",))
-def run_network(net: ImageNet, weights: Any, tables: ImageTables, images: Float[Array, "B S S 3"]) -> ImageOutput:
-    """The network alone."""
-    found: ImageOutput = run(net, weights, images, tables)
-    return found
+def run_network(net: ImageNet, weights: Any, tables: ImageTables, images: Float[Array, "B S S 3"], mirror: Mirror | None = None) -> ImageOutput:
+    """The network alone; with a ``mirror`` the mean of what it says of the crops and of the mirrored crops."""
+    if mirror is None:
+        found: ImageOutput = run(net, weights, images, tables)
+        return found
+    both = run(net, weights, jnp.concatenate([images, jnp.flip(images, 2)]), tables)
+    # Batches lie along the first axis, but for the rounds of the refined landmarks.
+    part = lambda k: ImageOutput(**{n: jnp.split(v, 2, 1 if n == "refined" else 0)[k] for n, v in both._asdict().items()})  # noqa: E731
+    return mean_output(part(0), mirrored_output(part(1), mirror))
 
 
-@jax.jit
-def solve_branches(out: ImageOutput, tables: ImageTables) -> tuple[dict[str, Placed], dict[str, Float[Array, "B N 3"]]]:
-    """Faces by branch, and their landmarks and dense points in the crop; every leaf with a leading axis."""
+@partial(jax.jit, static_argnames=("alone",))
+def solve_branches(out: ImageOutput, tables: ImageTables, alone: bool = True) -> tuple[dict[str, Placed], dict[str, Float[Array, "B N 3"]]]:
+    """Faces by branch (:func:`fitjax.initial.image_solve.branches`), and their landmarks and dense points in the crop; leaves have a leading axis."""
 
     def one(single: ImageOutput) -> tuple[dict[str, Placed], dict[str, Array]]:
-        faces = branches(single, tables)
+        faces = branches(single, tables, alone)
         return faces, {name: show(face, tables) for name, face in faces.items()}
 
     each = out._replace(refined=jnp.moveaxis(out.refined, 0, 1))
@@ -89,6 +95,16 @@ def solve_branches(out: ImageOutput, tables: ImageTables) -> tuple[dict[str, Pla
 @cache
 def _tables(sha256: str) -> ImageTables:
     return image_tables(load_basis(EMBEDDED, 0, sample_sets=(MARKS, DENSE)))
+
+
+@cache
+def load_mirror(path: Path = SHIPPED_IMAGE) -> Mirror:
+    """Of the model that the weights belong to.
+
+    Raises:
+        BasisError: as :func:`load_looker`.
+    """
+    return mirror_of(load_looker(path)[2])
 
 
 @cache
@@ -151,10 +167,11 @@ def image_face(
     if looks < 1:
         raise FitError(f"image_face: looks: expected at least 1, found {looks}")
     net, values, tables, about = load_looker(weights)
+    mirror = load_mirror(weights)
     place, size, angle = np.asarray(centre, np.float64), float(face_size), 0.0
     for k in range(looks):
         crop, photo_from_crop = cut_crop(photo, place, size, net.side, angle)
-        out = run_network(net, values, tables, crop[None])
+        out = run_network(net, values, tables, crop[None], mirror)
         if k + 1 < looks:
             marks = np.asarray(out.refined)[-1, 0] @ photo_from_crop[:, :2].T + photo_from_crop[:, 2]
             own = np.asarray(out.rotation)[0, :2, 1]
@@ -165,7 +182,7 @@ def image_face(
             middle, next_size = _box(marks @ axes)
             # A first look that went astray must not take the second one with it.
             place, size = axes @ middle, float(np.clip(next_size, 0.6 * size, 1.6 * size))
-    faces, shown = jax.tree.map(lambda x: np.asarray(x[0]), jax.device_get(solve_branches(out, tables)))
+    faces, shown = jax.tree.map(lambda x: np.asarray(x[0]), jax.device_get(solve_branches(out, tables, alone=False)))
     log_sigma, labels = np.asarray(out.mark_log_sigma)[0], np.argmax(np.asarray(out.labels)[0], -1).astype(np.uint8)
     visible = 1 / (1 + np.exp(-np.asarray(out.visible)[0]))
     in_photo = lambda points: points[..., :2] @ photo_from_crop[:, :2].T + photo_from_crop[:, 2]  # noqa: E731

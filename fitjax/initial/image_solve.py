@@ -117,10 +117,12 @@ def complete(
         weight = points.weight / (1 + jnp.sum(rest**2, 1) / _ROBUST**2)
         root = jnp.sqrt(_WEIGHT * weight / total) / size
         turns = jnp.einsum("kab,nb->kna", cross_matrix(jnp.eye(3, dtype=shape.dtype)), shape)
-        moves = jnp.concatenate([turns, jnp.zeros((2, *shape.shape), shape.dtype), shape[None], points.modes])
-        jacobian = jnp.matmul(moves, across.T, precision="highest")
-        jacobian = jacobian.at[3, :, 0].set(1.0).at[4, :, 1].set(1.0)
-        whitened = (jacobian * root[:, None]).reshape(len(sigma), -1) * sigma[:, None]
+        moves = jnp.concatenate([turns, shape[None], points.modes])
+        # Written as a sum, XLA goes over the modes once.
+        weighed = across[None] * root[:, None, None]
+        moved = sum((moves[..., a, None] * weighed[..., a] for a in range(3)), jnp.zeros(()))
+        shifts = jnp.eye(2, dtype=shape.dtype)[:, None] * root[:, None]
+        whitened = (jnp.concatenate([moved[:3], shifts, moved[3:]]) * sigma[:, None, None]).reshape(len(sigma), -1)
         penalty = jnp.concatenate([jnp.full(6, 1e-3), jnp.full(len(goal), prior)])
         off = jnp.concatenate([jnp.zeros(6), (goal - codes) / tables.sigma])
         curvature = jnp.matmul(whitened, whitened.T, precision="highest") + jnp.diag(penalty)
@@ -149,13 +151,12 @@ def mark_points(out: ImageOutput, tables: ImageTables) -> Points:
     return Points(tables.mean[:68], tables.modes[:, :68], out.refined[-1], 0.02**2 / (spread**2 + 0.01**2))
 
 
-def branches(out: ImageOutput, tables: ImageTables) -> dict[str, Placed]:
-    """One crop's faces by branch: ``model``, ``image`` (dense maps alone), ``marks`` (refined landmarks alone), ``fused``."""
+def branches(out: ImageOutput, tables: ImageTables, alone: bool = True) -> dict[str, Placed]:
+    """One crop's faces by branch: ``model``, ``image`` (dense maps alone), ``fused``, and, if asked for, ``marks`` (refined landmarks ``alone``)."""
     pixels, depth = pixel_points(out, tables)
     marks = mark_points(out, tables)
     model = Placed(out.rotation, out.scale, out.shift, out.codes)
     image = complete(place_mean_face(pixels, depth), pixels, tables, IMAGE_PRIOR)
-    alone = complete(model, marks, tables, FUSED_PRIOR, out.codes)
     # Each kind counts by its share, however many pixels a face has; the fewer are seen, the less they say.
     seen = jnp.minimum(jnp.sum(pixels.weight) / _MANY, 1.0) * (1 - MARKS_SHARE)
     share = lambda weight, of: weight / jnp.maximum(jnp.sum(weight), 1e-9) * of  # noqa: E731
@@ -164,4 +165,5 @@ def branches(out: ImageOutput, tables: ImageTables) -> dict[str, Placed]:
         jnp.concatenate([share(pixels.weight, seen), share(marks.weight, MARKS_SHARE)]),
     )  # fmt: skip
     fused = complete(model, both, tables, FUSED_PRIOR, out.codes)
-    return {"model": model, "image": image, "marks": alone, "fused": fused}
+    found = {"model": model, "image": image, "fused": fused}
+    return found | {"marks": complete(model, marks, tables, FUSED_PRIOR, out.codes)} if alone else found

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fitjax.initial.image_crop import CROP_OVER_FACE
+from fitjax.initial.image_mirror import Mirror, mirrored_rotation
 from fitjax.initial.image_tables import chart_from_uv
-from fitjax.pytree import pytree
+from fitjax.pytree import pytree, replace
 from fitjax.synth.camera_effects import once
 from fitjax.synth.settings import LABELS
 from fitjax.train.image_pool import HEAD_BIT, LABEL_BITS, SKIN_BIT, VISIBLE_BIT
@@ -159,7 +160,7 @@ def _one(key: Array, one: Any, other: Any, side: int, spoilt: bool) -> Crops:
         # In front: another head aside of this one, or shapes of its picture's colours.
         apart = jnp.sum(aside**2) > 0.8**2
         cover = jnp.where((jax.random.uniform(k[7]) < 0.2) & apart, outline, 0.0)
-        first, second = (_shape_in_front(k[8 + i], fine, share) for i, share in ((0, 0.3), (1, 0.12)))
+        first, second = (_shape_in_front(k[8 + i], fine, share) for i, share in ((0, 0.45), (1, 0.15)))
         # Of the face something is left to be seen.
         face = _bilinear(visible.astype(jnp.float32)[..., None], ((fine + 1) * side / 2 - 1) / 2)[..., 0]
         few = jnp.sum(face * jnp.maximum(cover, first | second)) < 0.6 * jnp.sum(face)
@@ -186,3 +187,15 @@ def crops(key: Array, batch: Any, side: int, spoilt: bool = True) -> Crops:
     """Crops of ``side`` × ``side`` pixels of a batch of the pool's portraits; each is spoilt with pieces of its neighbour."""
     keys = jax.random.split(key, len(batch["image"]))
     return jax.vmap(lambda key, one, other: _one(key, one, other, side, spoilt))(keys, batch, jax.tree.map(lambda x: jnp.roll(x, 1, 0), batch))
+
+
+def mirrored_crops(made: Crops, mirror: Mirror, which: Bool[Array, "B"]) -> Crops:
+    """The crops, those of ``which`` with left and right exchanged: truth and all."""
+    flip2 = jnp.array([-1.0, 1])
+    across = {name: jnp.flip(getattr(made, name), 2) for name in ("image", "depth", "skin", "visible")}
+    other = replace(
+        made, **across, chart=jnp.flip(made.chart, 2) * flip2, labels=mirror.labels[jnp.flip(made.labels, 2)],
+        points=made.points[:, mirror.marks] * flip2, rotation=mirrored_rotation(made.rotation), shift=made.shift * flip2,
+        codes=made.codes[:, mirror.codes] * mirror.sign,
+    )  # fmt: skip
+    return jax.tree.map(lambda a, b: jnp.where(which.reshape(-1, *[1] * (a.ndim - 1)), a, b), other, made)

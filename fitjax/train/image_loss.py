@@ -16,8 +16,8 @@ from fitjax.train.image_augment import Crops
 LABEL_WEIGHTS = np.array([0.6, 5, 5, 4, 4, 1.5, 4, 4, 1, 0.7, 2.5, 1.0])
 #: Weights of the terms.
 WEIGHTS = {
-    "model": 1.0, "points": 0.5, "rotation": 2.0, "identity": 0.02, "expression": 0.05,
-    "chart": 0.5, "depth": 0.1, "visible": 0.5, "skin": 0.5, "labels": 1.0, "refined": 1.0, "sigma": 0.3,
+    "model": 1.0, "points": 0.5, "rotation": 2.0, "identity": 0.1, "expression": 0.1,
+    "chart": 0.5, "depth": 0.1, "visible": 0.5, "skin": 0.5, "labels": 1.0, "refined": 2.0, "sigma": 0.3,
 }  # fmt: skip
 #: Width and bend of the wing loss (Feng et al., CVPR 2018), percent of the face size.
 _WIDTH, _BEND = 10.0, 2.0

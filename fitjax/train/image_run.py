@@ -19,6 +19,7 @@ import optax
 from jaxtyping import Array, Float
 
 from fitjax.errors import FitjaxError
+from fitjax.initial.image_mirror import Mirror, mirror_of
 from fitjax.initial.image_network import ImageNet, folded_weights
 from fitjax.initial.image_tables import DENSE, MARKS, ImageTables, image_tables
 from fitjax.initial.image_weights import write_image_net
@@ -29,7 +30,7 @@ from fitjax.pytree import pytree, replace, static
 from fitjax.synth.draw import load_synth
 from fitjax.train.checkpoint import FORMAT as CHECKPOINT
 from fitjax.train.checkpoint import Metrics, load_checkpoint, save_checkpoint
-from fitjax.train.image_augment import Crops, crops
+from fitjax.train.image_augment import Crops, crops, mirrored_crops
 from fitjax.train.image_loss import loss, measures
 from fitjax.train.image_pool import POOL, Pool, draw_pool, portraits_in
 
@@ -147,9 +148,11 @@ def continue_training(settings: ImageSettings, tables: ImageTables, checkpoint: 
 
 
 @partial(jax.jit, static_argnames=("side",))
-def spoilt_crops(side: int, seed: Any, step: Any, batch: Any) -> Crops:
-    """The crops of a step, from the pool's portraits."""
-    return crops(jax.random.fold_in(jax.random.key(seed), step), batch, side)
+def spoilt_crops(side: int, seed: Any, step: Any, batch: Any, mirror: Mirror | None = None) -> Crops:
+    """The crops of a step, from the pool's portraits; with a ``mirror`` half of them are turned to their mirror images."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    made = crops(key, batch, side)
+    return made if mirror is None else mirrored_crops(made, mirror, jax.random.bernoulli(jax.random.fold_in(key, 1), shape=made.size.shape))
 
 
 @partial(jax.jit, static_argnames=("settings",), donate_argnames=("state",))
@@ -236,8 +239,9 @@ def train_image(
     portraits = Pool(place)
     model = load_basis(EMBEDDED, 0, sample_sets=(MARKS, DENSE))
     tables = image_tables(model)
+    mirror = mirror_of(tables)
     about: dict[str, Any] = {name: getattr(settings, name) for name in ImageSettings.__dataclass_fields__ if name != "interval"}
-    about = json.loads(json.dumps(about | {"what": "image", "basis_sha256": model.basis_sha256, "pool": portraits.about}))
+    about = json.loads(json.dumps(about | {"what": "image", "mirrored": True, "basis_sha256": model.basis_sha256, "pool": portraits.about}))
     if start is not None:
         about["start_sha256"] = hashlib.sha256(_read(start)).hexdigest()
     checkpoint = folder / "image.checkpoint.safetensors"
@@ -252,7 +256,7 @@ def train_image(
         parts = []
         for k in range(count):
             batch = portraits.take(choose(settings, step + k, settings.portraits))
-            state, one = train_step(settings, state, tables, spoilt_crops(settings.side, settings.seed + 1, step + k, batch))
+            state, one = train_step(settings, state, tables, spoilt_crops(settings.side, settings.seed + 1, step + k, batch, mirror))
             parts.append(one)
         means = {name: float(np.mean([p[name] for p in jax.device_get(parts)])) for name in parts[0]}
         others = evaluate(settings, state.average, tables, portraits)
