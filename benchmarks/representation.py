@@ -8,7 +8,6 @@ projections flatter a decoder that is trained for L1-like errors. Held-out faces
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 import time
@@ -24,29 +23,22 @@ import optax
 import fitjax as fj
 from benchmarks import report
 from benchmarks.report import Report, Table, Target
-from fitjax.model.albedo import default_albedo
 from fitjax.model.load import load_basis
 from fitjax.model.nonlinear_albedo import ConvAlbedo
 from fitjax.model.nonlinear_arcs import arcs_of
 from fitjax.networks.conv import part_regions
 from fitjax.networks.lift import LiftScales
 from fitjax.pytree import replace
-from fitjax.render.lighting import srgb_from_linear
-from fitjax.train.generator import albedo_batch, albedo_generator, generator_hash
+from fitjax.train.generator import generator_hash
 from fitjax.train.generator_shape import random_expressions, random_identities, shape_coefficients
-from fitjax.train.heldout import heldout_albedo
 from fitjax.train.lift import LiftSettings, modules
-from fitjax.train.run import PRESETS, albedo_scales, feature_texels, make_faces, train_lift
+from fitjax.train.run import train_lift
 from fitjax.train.shapes import vertex_weights
-from fitjax.train.texels import texels_of
 
 LENGTHS = (16, 32, 64, 160)
 SHAPE_LENGTHS = (32, 64, 160)
-ALBEDO = LiftSettings(hidden=384, steps=4000)
 SHAPE = LiftSettings(hidden=256, steps=3000, proxy_weight=0.0)
 FIT_STEPS, FIT_RATE = 300, 0.03
-#: The least reduction of the error asked for, by length.
-ASKED = {16: 0.33, 32: 0.33, 64: 0.33, 160: 0.25}
 PARTS = ["textures", "shapes", "photos", "times", "conv", "foreign"]
 ASKED_SHAPE = {32: 0.10, 64: 0.10, 160: -0.02}
 
@@ -89,65 +81,6 @@ def trained(folder: Path, name: str, settings: LiftSettings, scales: LiftScales,
     checkpoint, metrics = folder / f"{name}.checkpoint.safetensors", folder / "metrics.jsonl"
     state = train_lift(settings, scales, data, held, checkpoint, metrics, about, 1000, progress)
     return state.weights
-
-
-def albedo_report(folder: Path, count: int, lengths: tuple[int, ...], feature_weight: float = 0.0) -> tuple[list[Table], list[Target], dict, dict]:
-    """Tables of textures; with a weight on features, lifts are trained with it and on mirrored faces too."""
-    settings = dataclasses.replace(PRESETS["full"], feature_weight=feature_weight, mirrored=feature_weight > 0)
-    height, width = settings.height, settings.width
-    faces = make_faces(settings, folder)
-    model = load_basis(level=0)
-    texels = texels_of(model, height, width)
-    base = default_albedo().at(jnp.asarray(texels.uv))
-    generator = albedo_generator(base, texels)
-    front = texels.face.reshape(height, width) > 0.5
-    features = (feature_texels(model, height, width) & front)[front]
-    own = srgb_from_linear(albedo_batch(generator, settings.seed + 1, 512, count)[1]).reshape(count, height, width, 3)
-    other = srgb_from_linear(jnp.asarray(heldout_albedo(base, texels.face.reshape(height, width), count, 7)))
-    kinds = {"held-out faces": own, "held-out generator": other}
-    sigma = jnp.asarray(faces["sigma"])
-    scales = albedo_scales(settings, faces, feature_texels(model, height, width) & front)
-    modes = jnp.asarray(faces["modes"][:, front].reshape(len(sigma), -1)) * 255
-    mean = jnp.asarray(faces["mean"][front].reshape(-1)) * 255
-    flat = jnp.asarray(faces["modes"]).reshape(len(sigma), -1)
-
-    def project(maps: Any) -> Any:
-        weighted = (maps - faces["mean"]) * faces["weight"][..., None]
-        return jnp.matmul(weighted.reshape(len(maps), -1), flat.T)
-
-    rows, targets, facts, worst = [], [], {}, {}
-    for k in lengths:
-        one = replace(ALBEDO, code_length=k)
-        name = f"albedo{k}" + (f"_features{feature_weight:g}" if feature_weight else "")
-        weights = trained(folder / "representation", name, one, scales, faces["coefficients"], faces["held_out"])
-        decode, encode = lift_functions(one, weights, scales)
-        for kind, maps in kinds.items():
-            target = maps[:, front].reshape(count, -1) * 255
-            c = project(maps)
-            found = {}
-            for name, to_coefficients, start, rank in (
-                ("PCA L1", lambda z, k=k: z * sigma[:k], c[:, :k] / sigma[:k], k),
-                ("lift", decode, encode(c), len(sigma)),
-            ):
-                basis = modes[:rank]
-                draw = lambda z, f=to_coefficients, b=basis: mean + jnp.matmul(f(z), b)  # noqa: E731
-                codes = fit_codes(draw, lambda x, t=target: jnp.mean(jnp.abs(x - t), -1), start)
-                error = np.abs(np.asarray(jax.jit(draw)(codes) - target)).reshape(count, -1, 3).mean(-1)
-                found[name] = error.mean(), error[:, features].mean(), error.mean(1)
-            projected = np.abs(np.asarray(mean + c[:, :k] @ modes[:k] - target)).mean()
-            (pca, pca_f, _), (lift, lift_f, each) = found["PCA L1"], found["lift"]
-            rows.append([kind, k, projected, pca, lift, 100 * (1 - lift / pca), pca_f, lift_f, 100 * (1 - lift_f / pca_f)])
-            facts[f"{kind} {k}"] = {"pca": float(pca), "lift": float(lift), "pca_features": float(pca_f), "lift_features": float(lift_f)}
-            worst[f"{kind} {k}"] = int(np.argmax(each))
-            if kind == "held-out faces":
-                targets.append(Target(f"textures, {k} codes: error below PCA's", 100 * ASKED[k], 100 * (1 - lift / pca), "%", True))
-                targets.append(Target(f"textures, {k} codes, features", 25.0, 100 * (1 - lift_f / pca_f), "%", True))
-            else:
-                targets.append(Target(f"textures, {k} codes, other generator", 0.0, 100 * (1 - lift / pca), "%", True))
-            print(kind, k, f"PCA {pca:.3f} lift {lift:.3f}; features {pca_f:.3f} {lift_f:.3f}", file=sys.stderr, flush=True)
-    columns = ["faces", "codes", "PCA projected", "PCA L1", "lift", "lower by %", "features: PCA L1", "lift", "lower by %"]
-    note = f"Mean absolute sRGB error, of 255, on the front of the face; {count} faces each. Features: around eyes, brows and mouth."
-    return [Table("Textures at equal code length", columns, rows, note)], targets, facts, worst
 
 
 def shape_report(folder: Path, count: int, lengths: tuple[int, ...]) -> tuple[list[Table], list[Target], dict]:
@@ -296,7 +229,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--faces", type=int, default=48, help="held-out faces per table")
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--feature-weight", type=float, default=0.0, help="more weight on features in the lifts of --only textures")
+    textures = parser.add_argument_group("lifts of --only textures")
+    textures.add_argument("--train-faces", type=int, default=48_000, help="faces that they learn; more than 48000 are drawn and kept in FOLDER")
+    textures.add_argument("--feature-weight", type=float, default=0.0, help="how much more texels of features weigh")
+    textures.add_argument("--texel-weight", type=float, default=0.0, help="of the L1 at texels, beside the error of the coefficients")
+    textures.add_argument("--local", action="store_true", help="local residual: components and paths around eyes, mouth and nose")
+    textures.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--textures", type=Path, help="results of fits of photos, for --only foreign")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "representation")
     options = parser.parse_args(arguments)
@@ -304,7 +242,10 @@ def main(arguments: list[str] | None = None) -> int:
     around, began = report.environment(), time.perf_counter()
     result = Report("representation", "Representation power at equal code length")
     if "textures" in options.only:
-        tables, targets, facts, worst = albedo_report(options.folder, options.faces, tuple(options.lengths), options.feature_weight)
+        from benchmarks.representation_textures import Recipe, texture_report
+
+        recipe = Recipe(options.train_faces, options.feature_weight, options.texel_weight, options.local, options.steps)
+        tables, targets, facts, worst = texture_report(options.folder, options.faces, tuple(options.lengths), recipe)
         result.tables += tables
         result.targets += targets
         result.facts |= {"textures": facts, "worst": worst}

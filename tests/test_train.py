@@ -23,14 +23,16 @@ from fitjax.model.nonlinear import NonlinearModel, load_nonlinear
 from fitjax.model.nonlinear_codec import decode_maps, encode_maps
 from fitjax.model.nonlinear_conv_file import conv_network, conv_tensors
 from fitjax.model.nonlinear_file import describe_nonlinear, write_nonlinear
-from fitjax.networks.lift import LiftScales
+from fitjax.networks.lift import LiftDecoder, LiftScales
 from fitjax.train.checkpoint import load_checkpoint, save_checkpoint
 from fitjax.train.coefficients import Folding, components
 from fitjax.train.conv import ConvSettings, map_faces, train_conv
 from fitjax.train.conv import networks as conv_networks
 from fitjax.train.conv_run import ConvRun, network_settings, train_conv_decoder
 from fitjax.train.generator import generator_hash
-from fitjax.train.lift import LiftSettings, advance, evaluate, feature_metric, proxy_filter, start
+from fitjax.train.lift import LiftSettings, advance, evaluate, feature_metric, modules, proxy_filter, start
+from fitjax.train.local import fading, local_components
+from fitjax.train.more_faces import make_local, more_faces
 from fitjax.train.run import DecoderSettings, make_faces, train_decoder
 
 LIFT = LiftSettings(code_length=6, hidden=24, depth=2, steps=120, batch=32, warmup=10, rate=3e-3)
@@ -318,7 +320,7 @@ def test_halved_faces_are_the_means_of_four():
 
 _TEN_STEPS = """
 import jax, jax.numpy as jnp, numpy as np
-from fitjax.networks.lift import LiftScales
+from fitjax.networks.lift import LiftDecoder, LiftScales
 from fitjax.train.lift import LiftSettings, advance, start
 settings = LiftSettings(code_length=3, hidden=8, depth=1, steps=20, batch=8, warmup=2)
 scales = LiftScales(jnp.asarray(0.8 ** np.arange(6), jnp.float32), jnp.eye(6))
@@ -367,3 +369,76 @@ def test_features_weigh_more_and_faces_are_mirrored():
         state, _ = advance(settings, start(settings, scales), scales, data, 60)
         found.append(float(evaluate(settings, state.weights, scales, mirrored)["full"]))
     assert found[1] < 0.5 * found[0]
+
+
+def test_local_components_are_what_is_left_in_their_boxes():
+    """Two boxes that overlap: windows add up to one at most; reading and drawing back is the best that so many components can do; and the spread of a
+    coefficient is what it is on the faces that were decomposed."""
+    rng = np.random.default_rng(5)
+    regions = ((2, 3, 8, 8), (4, 7, 10, 16))
+    height, width = 16, 24
+    weight = rng.uniform(0.5, 1.5, (height, width))
+    total = np.zeros((height, width))
+    for (top, left, h, w), window in zip(regions, fading(regions, height, width)):
+        total[top : top + h, left : left + w] += window[..., 0]
+    assert 0.9 < total.max() <= 1 + 1e-9 and total[2, 3] < 0.1 and total[0].max() == 0
+    patterns = rng.normal(size=(4, height, width, 3)) * np.array([3, 2, 1, 0.5])[:, None, None, None]
+    left = np.einsum("nk,khwc->nhwc", rng.normal(size=(30, 4)), patterns).astype(np.float32)
+    found = local_components(lambda first, n: jnp.asarray(left[first : first + n]), 30, 4, weight, regions, batch=7)
+    assert found.counts == (4, 4) and found.placed(height, width).shape == (8, height, width, 3)
+    c = np.asarray(found.coefficients(jnp.asarray(left)))
+    np.testing.assert_allclose(np.sqrt((c**2).mean(0)), found.sigma, rtol=1e-4)
+    # Four patterns, four components per region: drawn back, each box is what its window lets through.
+    drawn = np.einsum("nl,lhwc->nhwc", c, found.placed(height, width))
+    np.testing.assert_allclose(drawn, left * total[..., None], atol=2e-4)
+
+
+def test_the_residual_of_a_lift_is_in_its_full_face_alone():
+    """Local paths: behind the gate, absent from the proxy, and of the whole face's coefficients none."""
+    scales = LiftScales(jnp.asarray(0.9 ** np.arange(10), jnp.float32), 0.5 * jnp.eye(6))
+    local, plain = LiftDecoder(6, 8, 2, (3, 1), 8), LiftDecoder(6, 8, 2)
+    code = jax.random.normal(jax.random.key(3), (2, 4))
+    weights = random_weights(local, 4, code, scales)
+    full, proxy = local.apply(weights, code, scales)
+    shared = {"params": {name: value for name, value in weights["params"].items() if not name.startswith("local")}}
+    expected = plain.apply(shared, code, scales._replace(sigma=scales.sigma[:6]))
+    np.testing.assert_allclose(full[:, :6], expected[0], atol=1e-6)
+    np.testing.assert_allclose(proxy[:, :6], expected[1], atol=1e-6)
+    assert np.abs(np.asarray(full[:, 6:])).min() > 1e-4 and not np.asarray(proxy[:, 6:]).any()
+    assert not np.asarray(local.apply(weights, code, scales, 0.0)[0][:, 4:]).any()
+    # The last path moves the last coefficient alone.
+    changed = {"params": {**weights["params"], "local1": jax.tree.map(lambda x: x + 1, weights["params"]["local1"])}}
+    moved = np.abs(np.asarray(local.apply(changed, code, scales)[0] - full)).max(0) > 1e-6
+    assert moved.tolist() == [False] * 9 + [True]
+
+
+def test_the_error_at_texels_is_that_of_the_drawn_maps():
+    """Of a map of one texel, against the plain mean over faces and channels; and a lift trained for it lowers it."""
+    rng = np.random.default_rng(6)
+    texels, weight = rng.normal(size=(1, 3, 5)).astype(np.float32), np.ones(1, np.float32)
+    settings = LiftSettings(code_length=2, hidden=8, depth=1, steps=80, batch=16, warmup=2, rate=1e-2, texel_weight=5.0, local=(2,))
+    scales = LiftScales(jnp.asarray([1.0, 0.8, 0.6, 0.3, 0.2]), jnp.eye(3), texels=jnp.asarray(texels), texel_weight=jnp.asarray(weight))
+    state = start(settings, scales)
+    c = jnp.asarray(rng.normal(size=(64, 2)) @ rng.normal(size=(2, 5)) * np.asarray(scales.sigma), jnp.float32)
+    decoder, encoder = modules(settings, 5)
+    full = decoder.apply(state.weights["decoder"], encoder.apply(state.weights["encoder"], c, scales), scales)[0]
+    expected = np.abs(np.einsum("br,tcr->btc", np.asarray(full - c), texels)).mean()
+    before = float(evaluate(settings, state.weights, scales, c)["texels"])
+    assert before == pytest.approx(expected, rel=1e-5)
+    state, _ = advance(settings, state, scales, c, 80)
+    assert float(evaluate(settings, state.weights, scales, c)["texels"]) < 0.6 * before
+
+
+def test_more_faces_go_on_where_the_others_end(trained, tmp_path):
+    """Faces beyond the kept ones have the generator's own coefficients, whatever was asked for before; other faces' chunks are refused."""
+    folder, _ = trained
+    faces = make_faces(TINY, folder)
+    local = make_local(faces, 0, tmp_path, count=20, rank=3)
+    again = make_local(faces, 0, tmp_path, count=20, rank=3)
+    np.testing.assert_array_equal(local.sigma, again.sigma)
+    assert again.regions == local.regions and again.counts == local.counts
+    few = more_faces(faces, local, 0, tmp_path, 30)
+    np.testing.assert_allclose(few[0], faces["coefficients"][:30], atol=2e-5)
+    assert few[1].shape == (30, len(local.sigma)) and not list(tmp_path.glob("faces_0*"))
+    with pytest.raises(FitjaxError, match="other components, another seed"):
+        make_local(faces, 1, tmp_path, count=20, rank=3)

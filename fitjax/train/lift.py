@@ -1,4 +1,5 @@
-"""Stage 1 of the lifted decoder: coefficients of faces → code → coefficients of full and proxy face, with no pixels in the loop.
+"""Stage 1 of the lifted decoder: coefficients of faces → code → coefficients of full and proxy face, with no maps in the loop: errors are those of
+coefficients and, where asked for, of a few texels per step, drawn anew each time, which are rows of the components.
 
 The state is a pytree that depends on the seed and the number of steps alone: batches are drawn from the step's number, so a run that is
 interrupted and resumed computes what an uninterrupted one does.
@@ -20,6 +21,9 @@ from fitjax.networks.lift import LiftDecoder, LiftEncoder, LiftScales
 from fitjax.pytree import pytree, static
 from fitjax.train.devices import spread
 
+#: Texels drawn per step.
+TEXELS = 512
+
 
 @pytree
 class LiftSettings:
@@ -27,7 +31,8 @@ class LiftSettings:
 
     Attributes:
         code_length: k. hidden, depth: of both trunks. steps, batch, rate, warmup: of Adam (β₂ 0.99, clipped at norm 1), cosine to a hundredth.
-        proxy_weight: of the proxy head's loss. seed: of weights and batches.
+        proxy_weight: of the proxy head's loss. seed: of weights and batches. local: components of each local path; none for a global lift.
+        texel_weight: of the mean absolute error of TEXELS texels per step, next to the root mean square one of the coefficients.
     """
 
     code_length: int = static(default=64)
@@ -39,6 +44,8 @@ class LiftSettings:
     warmup: int = static(default=200)
     proxy_weight: float = static(default=0.25)
     seed: int = static(default=0)
+    local: tuple[int, ...] = static(default=())
+    texel_weight: float = static(default=0.0)
 
 
 @pytree
@@ -51,8 +58,9 @@ class LiftState:
 
 
 def modules(settings: LiftSettings, rank: int) -> tuple[LiftDecoder, LiftEncoder]:
-    """The two networks."""
-    return LiftDecoder(rank, settings.hidden, settings.depth), LiftEncoder(settings.code_length, settings.hidden, settings.depth)
+    """The two networks; ``rank`` counts local components."""
+    decoder = LiftDecoder(rank - sum(settings.local), settings.hidden, settings.depth, settings.local)
+    return decoder, LiftEncoder(settings.code_length, settings.hidden, settings.depth)
 
 
 def transform(settings: LiftSettings) -> optax.GradientTransformation:
@@ -72,16 +80,27 @@ def start(settings: LiftSettings, scales: LiftScales) -> LiftState:
     return LiftState(weights, transform(settings).init(weights), jnp.zeros((), jnp.int32))
 
 
-def losses(settings: LiftSettings, weights: Any, scales: LiftScales, c: Float[Array, "B R"]) -> dict[str, Array]:
-    """Root of the square error per face, averaged over the batch: of the full and of the proxy coefficients, in the units of ``sigma``; and of the
-    full ones in the scales' own metric, if they have one."""
+def losses(settings: LiftSettings, weights: Any, scales: LiftScales, c: Float[Array, "B R"], key: Any = None) -> dict[str, Array]:
+    """Root of the square error per face, averaged over the batch: of the full and of the proxy coefficients, in the units of ``sigma``; of the
+    full ones in the scales' own metric, if they have one; and the mean absolute error at texels, if the scales have those.
+
+    Args:
+        key: draws the texels; None for the first key of all.
+    """
     decoder, encoder = modules(settings, c.shape[-1])
     code = run(encoder, weights["encoder"], c, scales)
     full, proxy = run(decoder, weights["decoder"], code, scales)
-    wanted = jnp.matmul(c, scales.filter)
+    local = sum(settings.local)
+    wanted = jnp.pad(jnp.matmul(c[:, : c.shape[-1] - local], scales.filter), [(0, 0), (0, local)])
     norm = lambda x: jnp.mean(jnp.sqrt(jnp.sum(x**2, -1) + 1e-12))  # noqa: E731
     parts = {"full": norm(full - c), "proxy": norm(proxy - wanted)}
-    return parts if scales.metric is None else parts | {"weighted": norm(jnp.matmul(full - c, scales.metric))}
+    if scales.metric is not None:
+        parts |= {"weighted": norm(jnp.matmul(full - c, scales.metric))}
+    if settings.texel_weight:
+        rows = jax.random.randint(jax.random.key(0) if key is None else key, (TEXELS,), 0, len(scales.texels))
+        away = jnp.abs(jnp.einsum("br,tcr->btc", full - c, scales.texels[rows]))
+        parts |= {"texels": jnp.mean(away * scales.texel_weight[rows][:, None])}
+    return parts
 
 
 @partial(jax.jit, static_argnames=("settings", "count"), donate_argnames=("state",))
@@ -91,9 +110,10 @@ def advance(
     """``count`` steps; returns the mean losses over them."""
     optimiser = transform(settings)
 
-    def objective(weights: Any, c: Array) -> tuple[Array, dict[str, Array]]:
-        parts = losses(settings, weights, scales, c)
-        return parts.get("weighted", parts["full"]) + settings.proxy_weight * parts["proxy"], parts
+    def objective(weights: Any, c: Array, key: Array) -> tuple[Array, dict[str, Array]]:
+        parts = losses(settings, weights, scales, c, key)
+        total = parts.get("weighted", parts["full"]) + settings.proxy_weight * parts["proxy"]
+        return total + settings.texel_weight * parts.get("texels", 0.0), parts
 
     def one(state: LiftState, _: None) -> tuple[LiftState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(settings.seed + 1), state.step)
@@ -102,7 +122,7 @@ def advance(
         if scales.parity is not None:
             mirrored = jax.random.bernoulli(jax.random.fold_in(key, 1), shape=(settings.batch, 1))
             c = jnp.where(mirrored, c * scales.parity, c)
-        gradient, parts = jax.grad(objective, has_aux=True)(state.weights, spread(c))
+        gradient, parts = jax.grad(objective, has_aux=True)(state.weights, spread(c), jax.random.fold_in(key, 2))
         change, memory = optimiser.update(gradient, state.optimiser, state.weights)
         return LiftState(optax.apply_updates(state.weights, change), memory, state.step + 1), parts
 

@@ -79,12 +79,18 @@ PRESETS = {
 }  # fmt: skip
 
 
+#: Settings of a lift that files made before them do not name.
+_LATER = ("local", "texel_weight")
+
+
 def _about(settings: DecoderSettings, *, part: str) -> dict[str, Any]:
     """What a kept file belongs to."""
     whole = {"generator": generator_hash(), "seed": settings.seed, "map": [settings.height, settings.width], "rank": settings.rank}
     whole |= {"analysed": settings.analysed, "faces": settings.faces}
     if part != "faces":
-        whole |= {f"{part}_{name}": getattr(getattr(settings, part), name) for name in LiftSettings.__dataclass_fields__}
+        lift = getattr(settings, part)
+        fields = {name: getattr(lift, name) for name in LiftSettings.__dataclass_fields__ if name not in _LATER or getattr(lift, name)}
+        whole |= {f"{part}_{name}": list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
     if part == "albedo" and (settings.feature_weight or settings.mirrored):
         whole |= {"feature_weight": settings.feature_weight, "mirrored": settings.mirrored}
     return whole
