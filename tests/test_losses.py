@@ -124,6 +124,24 @@ def cost_of_identity(model, params, observation, loss):
     return lambda i: loss_cost(loss, predict(model, params | {"identity": i}, observation), observation)
 
 
+def test_point_weights_are_confidences_of_the_loss(toy):
+    """They multiply those of the observation, are data, and by default tell FaceMesh's features from its bare skin."""
+    truth, observation = scene(toy, np.random.default_rng(3), noise=2.0)
+    prediction = predict(toy, truth, observation)
+    weight = np.random.default_rng(4).uniform(0, 2, 68)
+    doubled = replace(observation.landmarks["aflw68"], confidence=jnp.asarray(weight * np.asarray(observation.landmarks["aflw68"].confidence)))
+    told = loss_cost(fj.landmarks("aflw68"), prediction, replace(observation, landmarks={"aflw68": doubled}))
+    mine = fj.landmarks("aflw68", point_weight=weight)
+    np.testing.assert_allclose(loss_cost(mine, prediction, observation), told, rtol=1e-6)
+    assert jax.tree.structure(mine) == jax.tree.structure(fj.landmarks("aflw68", point_weight=np.ones(68)))
+    assert fj.landmarks("aflw68").arguments == {}
+
+    default = np.asarray(fj.landmarks("mediapipe478").arguments["point_weight"])
+    assert default.shape == (478,) and default.mean() == pytest.approx(1, abs=1e-6)
+    # Corner of the mouth, lid, iris; brow, chin; cheek, forehead.
+    np.testing.assert_allclose(default[[61, 159, 468, 70, 152, 50, 151]] / default[50], [40, 40, 40, 10, 10, 1, 1], rtol=1e-5)
+
+
 def test_nan_in_a_masked_point_reaches_neither_cost_nor_gradient(toy):
     truth, observation = scene(toy, np.random.default_rng(8), noise=1.0)
     seen = observation.landmarks["aflw68"]

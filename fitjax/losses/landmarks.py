@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fitjax.errors import FitjaxError
 from fitjax.losses.core import Loss, Residuals, residual
+from fitjax.losses.landmark_weights import POINT_WEIGHTS
 from fitjax.observation.observation import Observation
 from fitjax.prediction import CONTOUR_CANDIDATES, Prediction
 from fitjax.pytree import replace
@@ -21,7 +24,7 @@ DEPTH_WEIGHT = 1e3
 
 
 def _reprojection(
-    pred: Prediction, obs: Observation, *, name: str, contour: bool, visible_only: bool, target_confidence: bool
+    pred: Prediction, obs: Observation, *, name: str, contour: bool, visible_only: bool, target_confidence: bool, point_weight: Any
 ) -> Residuals:
     seen = obs.landmarks[name]
     pixels = pred.pixels[name]
@@ -32,6 +35,8 @@ def _reprojection(
         jaw = lines[jnp.arange(lines.shape[0]), pred.frozen.contour]
         pixels = jnp.concatenate([jaw, pixels[jaw.shape[0] :]])
     weight = seen.confidence if target_confidence else jnp.ones_like(seen.confidence)
+    if point_weight is not None:
+        weight = weight * point_weight
     if visible_only and pred.frozen is not None:
         weight = weight * pred.frozen.visible[name]
     weight = jnp.where(seen.valid, weight, 0)
@@ -78,7 +83,12 @@ def landmark_depth(name: str = "mediapipe478", every: int = 4) -> Loss:
 
 
 def landmarks(
-    name: str = "mediapipe478", *, contour: bool = False, visible_only: bool = False, confidence: bool = True
+    name: str = "mediapipe478",
+    *,
+    contour: bool = False,
+    visible_only: bool = False,
+    confidence: bool = True,
+    point_weight: Any = None,
 ) -> Loss:
     """Distance of projected landmarks from the observed ones, in units of the face size.
 
@@ -90,6 +100,10 @@ def landmarks(
             points of the surface, hidden ones included (3-D annotations such as AFLW2000-3D, and FaceMesh).
         visible_only: leave out points that face away from the camera at the current pose.
         confidence: use the observation's confidences.
+        point_weight: (N,) relative weights of the points, times their confidences; by default FaceMesh's points on lips, eyes and other features
+            count more than those on bare skin (:mod:`fitjax.losses.landmark_weights`), points of other sets alike.
     """
-    loss = _make(name=name, contour=contour, visible_only=visible_only, target_confidence=confidence)
+    if point_weight is None and name in POINT_WEIGHTS:
+        point_weight = POINT_WEIGHTS[name]()
+    loss = _make(name=name, contour=contour, visible_only=visible_only, target_confidence=confidence, point_weight=point_weight)
     return replace(loss, weight=np.float32(LANDMARK_WEIGHT))
