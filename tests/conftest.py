@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# Most of a first run of these tests is compiling, and what is compiled runs for milliseconds: LLVM's least effort takes a third off the whole.
+# Read when JAX starts, and by the processes that tests start; flags of the caller come last, so that they win.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}".strip()
+
 import jax
 import numpy as np
 import pytest

@@ -338,7 +338,8 @@ np.save(sys.argv[1], numbers)
 
 def test_the_batch_is_split_between_devices(tmp_path):
     """Two simulated devices, in a process of its own: the numbers of one device, with gradients that are summed over both."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     path = tmp_path / "two.npy"
     subprocess.run([sys.executable, "-c", _TEN_STEPS + _SAVED, str(path)], env=environment, check=True)
     here: dict = {}
