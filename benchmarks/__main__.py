@@ -35,6 +35,7 @@ BENCHMARKS = {
     "initialiser": "benchmarks.initialiser",
     "image_net": "benchmarks.image_net",
     "visible_mask": "benchmarks.visible_mask",
+    "learned_fusion": "benchmarks.learned_fusion",
 }
 GROUPS = {
     "accuracy": ("aflw", "photos"),

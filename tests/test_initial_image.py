@@ -35,8 +35,10 @@ from fitjax.initial.image_observe import check_box, has_failed, parse_image, vis
 from fitjax.initial.image_solve import Placed, Points, complete, place_mean_face, procrustes, show
 from fitjax.initial.image_tables import chart_from_uv, image_tables, rows_at
 from fitjax.initial.image_weights import SHIPPED_IMAGE, load_image_net
+from fitjax.initial.weights import load_landmark_net
 from fitjax.pytree import replace
 from fitjax.train.image_augment import _bilinear, centres, crop_map, mirrored_crops
+from fitjax.train.image_cycle import disagreement
 from fitjax.train.image_loss import wing
 from fitjax.train.image_pool import FIELDS, HEAD_BIT, SKIN_BIT, TABLE, VISIBLE_BIT, Pool
 from fitjax.train.image_run import ImageSettings, choose, continue_training, spoilt_crops, train_image
@@ -242,6 +244,23 @@ def test_a_mirrored_face_is_a_face_of_the_model(tables):
     assert other.labels.shape == (b, h, h, labels) and (other.labels.argmax(-1)[:, :, ::-1] == np.asarray(mirror.labels)[made.labels]).all()
     both = jax.device_get(mean_output(out, jax.tree.map(jnp.asarray, mirrored_output(other, mirror))))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), both, jax.device_get(out))
+
+
+def test_both_directions_of_the_cycle_agree_on_a_true_face(tables):
+    """The landmark network places exact landmarks where the parameters do; landmarks that are moved aside are off by what they were moved."""
+    face, shown = a_placed(tables, 3)
+    size = float(np.sqrt(np.ptp(shown[:68, :2], axis=0).prod()))
+    one = {name: jnp.asarray(getattr(face, name))[None] for name in ("rotation", "scale", "shift", "codes")}
+    none = dict.fromkeys(("chart", "log_sigma", "depth", "visible", "skin", "labels", "marks"), jnp.zeros(()))
+
+    def apart(moved):
+        marks = jnp.asarray(shown[None, None, :68, :2] + moved, jnp.float32)
+        out = ImageOutput(**one, **none, refined=marks, mark_log_sigma=jnp.zeros((1, 68)))
+        return disagreement(*load_landmark_net()[:2], tables, out, jnp.array([size]))[0].mean()
+
+    apart = jax.jit(apart)
+    here, moved = float(apart(jnp.zeros(2))), float(apart(jnp.array([0.06, 0.08])))
+    assert here < 1.0 and moved == pytest.approx(100 * 0.1 / size, abs=1.0)
 
 
 def test_pixels_of_the_crop_are_the_pictures(tables):

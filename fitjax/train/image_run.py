@@ -23,6 +23,8 @@ from fitjax.initial.image_mirror import Mirror, mirror_of
 from fitjax.initial.image_network import ImageNet, folded_weights
 from fitjax.initial.image_tables import DENSE, MARKS, ImageTables, image_tables
 from fitjax.initial.image_weights import write_image_net
+from fitjax.initial.network import LandmarkNet
+from fitjax.initial.weights import load_landmark_net
 from fitjax.model.load import EMBEDDED, load_basis
 from fitjax.model.tensor_file import read_tensor_file
 from fitjax.networks import run
@@ -31,7 +33,8 @@ from fitjax.synth.draw import load_synth
 from fitjax.train.checkpoint import FORMAT as CHECKPOINT
 from fitjax.train.checkpoint import Metrics, load_checkpoint, save_checkpoint
 from fitjax.train.image_augment import Crops, crops, mirrored_crops
-from fitjax.train.image_loss import loss, measures
+from fitjax.train.image_cycle import disagreement
+from fitjax.train.image_loss import loss, measures, wing
 from fitjax.train.image_pool import POOL, Pool, draw_pool, portraits_in
 
 #: (network, step, metrics); called after each interval; True stops.
@@ -42,7 +45,7 @@ Progress = Callable[[str, int, dict[str, float]], Any]
 class ImageSettings:
     """All structure. ``side``, ``channels``, ``blocks``, ``width``, ``hidden``: of the network; ``portraits``, ``held_out``: of the pool, the first
     of which are never trained on; ``steps``, ``batch``, ``rate``, ``warmup``, ``decay``: of AdamW, cosine to a hundredth; ``average``: of the
-    weights; ``interval``: steps between checkpoints; ``seed``."""
+    weights; ``agreement``: weight of self-consistency (:mod:`fitjax.train.image_cycle`); ``interval``: steps between checkpoints; ``seed``."""
 
     side: int = static(default=96)
     channels: tuple[int, int, int, int] = static(default=(24, 48, 96, 160))
@@ -57,6 +60,7 @@ class ImageSettings:
     warmup: int = static(default=200)
     decay: float = static(default=0.02)
     average: float = static(default=0.998)
+    agreement: float = static(default=0.0)
     interval: int = static(default=200)
     seed: int = static(default=0)
 
@@ -155,13 +159,20 @@ def spoilt_crops(side: int, seed: Any, step: Any, batch: Any, mirror: Mirror | N
     return made if mirror is None else mirrored_crops(made, mirror, jax.random.bernoulli(jax.random.fold_in(key, 1), shape=made.size.shape))
 
 
-@partial(jax.jit, static_argnames=("settings",), donate_argnames=("state",))
-def train_step(settings: ImageSettings, state: ImageState, tables: ImageTables, truth: Crops) -> tuple[ImageState, dict[str, Array]]:
-    """One step on a batch of crops; returns the state and the terms of the loss."""
+@partial(jax.jit, static_argnames=("settings", "judge"), donate_argnames=("state",))
+def train_step(
+    settings: ImageSettings, state: ImageState, tables: ImageTables, truth: Crops, judge: LandmarkNet | None = None, judge_weights: Any = None
+) -> tuple[ImageState, dict[str, Array]]:
+    """One step on a batch of crops; returns the state and the terms of the loss. ``judge``: the landmark network, where ``agreement`` counts."""
     net, optimiser = network(settings), _transform(settings)
 
     def objective(weights: Any) -> tuple[Array, dict[str, Array]]:
-        return loss(run(net, weights, truth.image, tables), truth, tables)
+        out = run(net, weights, truth.image, tables)
+        total, parts = loss(out, truth, tables)
+        if judge is None:
+            return total, parts
+        apart = jnp.mean(wing(disagreement(judge, judge_weights, tables, out, truth.size)))
+        return total + settings.agreement * apart, parts | {"agreement": apart}
 
     (total, parts), gradient = jax.value_and_grad(objective, has_aux=True)(weights_of(settings, tables, state.weights))
     change, memory = optimiser.update(_row(gradient), state.optimiser, state.weights)
@@ -239,7 +250,7 @@ def train_image(
     portraits = Pool(place)
     model = load_basis(EMBEDDED, 0, sample_sets=(MARKS, DENSE))
     tables = image_tables(model)
-    mirror = mirror_of(tables)
+    mirror, judge = mirror_of(tables), load_landmark_net()[:2] if settings.agreement else ()
     about: dict[str, Any] = {name: getattr(settings, name) for name in ImageSettings.__dataclass_fields__ if name != "interval"}
     about = json.loads(json.dumps(about | {"what": "image", "mirrored": True, "basis_sha256": model.basis_sha256, "pool": portraits.about}))
     if start is not None:
@@ -256,7 +267,7 @@ def train_image(
         parts = []
         for k in range(count):
             batch = portraits.take(choose(settings, step + k, settings.portraits))
-            state, one = train_step(settings, state, tables, spoilt_crops(settings.side, settings.seed + 1, step + k, batch, mirror))
+            state, one = train_step(settings, state, tables, spoilt_crops(settings.side, settings.seed + 1, step + k, batch, mirror), *judge)
             parts.append(one)
         means = {name: float(np.mean([p[name] for p in jax.device_get(parts)])) for name in parts[0]}
         others = evaluate(settings, state.average, tables, portraits)
