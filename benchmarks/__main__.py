@@ -33,6 +33,7 @@ BENCHMARKS = {
     "photometric_synthetic": "benchmarks.photometric_synthetic",
     "photometric_photos": "benchmarks.photometric_photos",
     "initialiser": "benchmarks.initialiser",
+    "multi_start": "benchmarks.multi_start",
     "image_net": "benchmarks.image_net",
     "visible_mask": "benchmarks.visible_mask",
     "learned_fusion": "benchmarks.learned_fusion",
