@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,13 @@ from fitjax.model.load import load_basis
 from fitjax.networks.lift import LiftScales
 from fitjax.pytree import replace
 from fitjax.render.lighting import srgb_from_linear
+from fitjax.train.albedo_data import albedo_data, feature_texels
 from fitjax.train.generator import albedo_batch, albedo_generator
 from fitjax.train.heldout import heldout_albedo
 from fitjax.train.lift import LiftSettings
 from fitjax.train.local import LocalComponents
-from fitjax.train.more_faces import make_local, more_faces
-from fitjax.train.run import PRESETS, albedo_scales, feature_texels, make_faces
+from fitjax.train.more_faces import LOCAL_RANK
+from fitjax.train.run import PRESETS, make_faces
 from fitjax.train.texels import texels_of
 
 ALBEDO = LiftSettings(hidden=384, steps=4000)
@@ -76,23 +77,14 @@ def textures(folder: Path, count: int, recipe: Recipe) -> Textures:
     base = default_albedo().at(jnp.asarray(texels.uv))
     front = texels.face.reshape(height, width) > 0.5
     chosen = feature_texels(model, height, width) & front
-    data, held, modes, sigma = faces["coefficients"], faces["held_out"], faces["modes"], faces["sigma"]
-    local = make_local(faces, settings.seed, folder) if recipe.local or recipe.faces > len(data) else None
-    if local is not None:
-        data, regional = more_faces(faces, local, settings.seed, folder, recipe.faces)
-        if recipe.local:
-            held = np.concatenate(more_faces(faces, local, settings.seed + 1, folder, len(held)), 1)
-            data = np.concatenate([data, regional], 1)
-            modes, sigma = np.concatenate([modes, local.placed(height, width)]), np.concatenate([sigma, local.sigma])
-    local = local if recipe.local else None
-    # Without texels the weight on features is a metric of the coefficients, as the shipped settings have it, and faces are mirrored.
-    by_metric = 0.0 if recipe.texel_weight else recipe.feature_weight
-    scales = albedo_scales(replace_settings(settings, by_metric), faces, chosen)
-    if recipe.texel_weight:
-        weight = 1 + recipe.feature_weight * chosen[front].astype(np.float32)
-        at_texels = np.ascontiguousarray(np.moveaxis(modes[:, front], 0, -1))
-        scales = scales._replace(texels=jnp.asarray(at_texels), texel_weight=jnp.asarray(weight / weight.mean()))
-    scales = scales._replace(sigma=jnp.asarray(sigma))
+    # Without texels the weight on features is a metric of the coefficients, and faces are mirrored.
+    mirrored = recipe.feature_weight > 0 and not recipe.texel_weight
+    lift = replace(ALBEDO, texel_weight=recipe.texel_weight)
+    asked = dataclasses.replace(
+        settings, albedo=lift, feature_weight=recipe.feature_weight, mirrored=mirrored, local=LOCAL_RANK if recipe.local else 0
+    )
+    learned = albedo_data(asked, faces, model, folder, recipe.faces)
+    modes, local, scales = learned.modes, learned.local, learned.scales
     generator = albedo_generator(base, texels)
     drawn = albedo_batch(generator, settings.seed + 1, FIRST, count)[1]
     maps = {
@@ -109,14 +101,7 @@ def textures(folder: Path, count: int, recipe: Recipe) -> Textures:
     kinds = {kind: (255 * value[:, front].reshape(count, -1), coefficients(value)) for kind, value in maps.items()}
     at_front = jnp.asarray(255 * modes[:, front].reshape(len(modes), -1))
     mean = jnp.asarray(255 * faces["mean"][front].reshape(-1))
-    return Textures(scales, local, at_front, mean, chosen[front], data, held, kinds)
-
-
-def replace_settings(settings: Any, feature_weight: float) -> Any:
-    """The decoder's settings with a weight on features, and mirrored faces with it."""
-    import dataclasses
-
-    return dataclasses.replace(settings, feature_weight=feature_weight, mirrored=feature_weight > 0)
+    return Textures(scales, local, at_front, mean, chosen[front], learned.data, learned.held_out, kinds)
 
 
 def texture_report(folder: Path, count: int, lengths: tuple[int, ...], recipe: Recipe) -> tuple[list[Table], list[Target], dict, dict]:

@@ -23,6 +23,7 @@ from fitjax.model.nonlinear import NonlinearModel, load_nonlinear
 from fitjax.model.nonlinear_codec import decode_maps, encode_maps
 from fitjax.model.nonlinear_conv_file import conv_network, conv_tensors
 from fitjax.model.nonlinear_file import describe_nonlinear, write_nonlinear
+from fitjax.networks.conv import fading
 from fitjax.networks.lift import LiftDecoder, LiftScales
 from fitjax.train.checkpoint import load_checkpoint, save_checkpoint
 from fitjax.train.coefficients import Folding, components
@@ -31,7 +32,7 @@ from fitjax.train.conv import networks as conv_networks
 from fitjax.train.conv_run import ConvRun, network_settings, train_conv_decoder
 from fitjax.train.generator import generator_hash
 from fitjax.train.lift import LiftSettings, advance, evaluate, feature_metric, modules, proxy_filter, start
-from fitjax.train.local import fading, local_components
+from fitjax.train.local import local_components
 from fitjax.train.more_faces import make_local, more_faces
 from fitjax.train.run import DecoderSettings, make_faces, train_decoder
 
@@ -320,6 +321,7 @@ def test_halved_faces_are_the_means_of_four():
 
 _TEN_STEPS = """
 import jax, jax.numpy as jnp, numpy as np
+from fitjax.networks.conv import fading
 from fitjax.networks.lift import LiftDecoder, LiftScales
 from fitjax.train.lift import LiftSettings, advance, start
 settings = LiftSettings(code_length=3, hidden=8, depth=1, steps=20, batch=8, warmup=2)
@@ -443,3 +445,46 @@ def test_more_faces_go_on_where_the_others_end(trained, tmp_path):
     assert few[1].shape == (30, len(local.sigma)) and not list(tmp_path.glob("faces_0*"))
     with pytest.raises(FitjaxError, match="other components, another seed"):
         make_local(faces, 1, tmp_path, count=20, rank=3)
+
+
+def test_a_lift_with_a_local_residual_is_trained_and_read(trained, tmp_path):
+    """Of the file: the full map is the components' plus what the boxes add, at points as on the map; the proxy's is the components' alone; and a
+    decoded face is encoded to a code near its own."""
+    folder, _ = trained
+    (tmp_path / "faces.safetensors").write_bytes((folder / "faces.safetensors").read_bytes())
+    lift = replace(LIFT, steps=60, texel_weight=2.0)
+    settings = replace(TINY, local=3, albedo=lift, shape=replace(TINY.shape, steps=1), feature_weight=1.0, interval=60)
+    albedo = load_nonlinear(train_decoder(settings, tmp_path, say=lambda text: None), 0, ()).albedo
+    local = make_local(make_faces(TINY, folder), 0, tmp_path, count=48, rank=3)
+    assert albedo.regions == local.regions and albedo.local == local.counts == (3,) * len(local.regions) and albedo.rank == 24
+    code = jnp.asarray(np.random.default_rng(2).normal(size=6), jnp.float32)
+    (full, proxy), c = albedo.values(code), np.asarray(albedo.coefficients(code)[0])
+    whole = np.asarray(albedo.mean + (c[:24] @ albedo.basis).reshape(-1, 3)).reshape(32, 40, 3)
+    placed = np.einsum("l,lhwc->hwc", c[24:], local.placed(32, 40))
+    np.testing.assert_allclose(full - whole, placed, atol=0.5 / 255)
+    outside = np.abs(local.placed(32, 40)).max((0, 3)) == 0
+    assert np.abs(placed).max() > 1 / 255 and outside.any()
+    np.testing.assert_allclose(full[outside], whole[outside], atol=1e-5)
+    filtered = np.asarray(albedo.coefficients(code)[1])[:24] @ albedo.basis
+    np.testing.assert_allclose(proxy.ravel(), albedo.mean.ravel() + filtered, atol=1e-5)
+    top, left, height, width = albedo.regions[0]
+    texel = np.array([[(left + width / 2 + 0.5) / 40, 1 - (top + height / 2 + 0.5) / 32]])
+    at = albedo.at(jnp.asarray(texel, jnp.float32))
+    np.testing.assert_allclose(at.values(code)[0][0], full[top + height // 2, left + width // 2], atol=1e-4)
+    encoded = albedo.encode(albedo.decode(jnp.zeros(6).at[0].set(1.0)))
+    assert float(jnp.abs(encoded - jnp.zeros(6).at[0].set(1.0)).max()) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"local": -1}, "local: expected 0 or more"),
+        ({"local": 3, "mirrored": True}, "mirrored: expected False"),
+        ({"local": 3, "feature_weight": 1.0}, "feature_weight: expected an albedo texel_weight"),
+        ({"albedo": replace(LIFT, local=(3,))}, "the decoder's own setting"),
+    ],
+)
+def test_settings_of_local_residuals_that_do_not_go_together(tmp_path, change, message):
+    with pytest.raises(FitjaxError, match=message):
+        train_decoder(replace(TINY, **change), tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from fitjax.model.albedo import _linear_light, _UnitCodes, bilinear
 from fitjax.networks import run
-from fitjax.networks.conv import GlobalLocalDecoder, Region
+from fitjax.networks.conv import GlobalLocalDecoder, Region, fading
 from fitjax.networks.lift import LiftDecoder, LiftEncoder, LiftScales
 from fitjax.pytree import pytree, replace, static
 from fitjax.render.lighting import srgb_from_linear
@@ -81,6 +81,8 @@ class LiftedAlbedo(_Decoded):
         scales: spreads of the components and the proxy's filter. weights: of the decoder. encoder: of the encoder, or None.
         whitening: (R, R) solves for components of a face from its projections on ``basis`` under ``texel_weight`` (P,); for :meth:`encode`.
         gate: 0 for principal components alone, 1 for the lift. points: (S, 2) where the model was sampled, or None.
+        local_modes: per region (n, 3 h w), the local residual's components in their boxes ``regions``, ``local`` of them; sampled at points they are
+            rows of ``basis``, after the others.
     """
 
     mean: Float[Array, "P 3"]
@@ -92,30 +94,49 @@ class LiftedAlbedo(_Decoded):
     whitening: Any = None
     gate: Any = np.float32(1.0)
     points: Any = None
+    local_modes: tuple[Any, ...] = ()
     code_length: int = static(default=64)
     hidden: int = static(default=512)
     depth: int = static(default=3)
     height: int = static(default=192)
     width: int = static(default=224)
     size: int = static(default=MAP_SIZE)
+    regions: tuple[Region, ...] = static(default=())
+    local: tuple[int, ...] = static(default=())
 
     @property
     def rank(self) -> int:
-        return self.basis.shape[0]
+        """Components of the whole face."""
+        return self.scales.sigma.shape[0] - sum(self.local)
 
-    def coefficients(self, code: Float[Array, "*b K"]) -> tuple[Float[Array, "*b R"], Float[Array, "*b R"]]:
-        """Of the full and of the proxy face."""
-        return run(LiftDecoder(self.rank, self.hidden, self.depth), self.weights, code, self.scales, self.gate)
+    def coefficients(self, code: Float[Array, "*b K"]) -> tuple[Float[Array, "*b RL"], Float[Array, "*b RL"]]:
+        """Of the full and of the proxy face; local ones last."""
+        return run(LiftDecoder(self.rank, self.hidden, self.depth, self.local), self.weights, code, self.scales, self.gate)
+
+    def _map(self, coefficients: Float[Array, "RL"]) -> Float[Array, "*S 3"]:
+        """sRGB of coefficients, on the model's own grid or at its points."""
+        whole = coefficients[: self.basis.shape[0]]
+        value = jnp.matmul(whole, self.basis, precision="highest").reshape(self.mean.shape) + self.mean
+        return value if self.points is not None else self._with_local(value.reshape(self.height, self.width, 3), coefficients)
+
+    def _with_local(self, value: Float[Array, "H W 3"], coefficients: Float[Array, "RL"]) -> Float[Array, "H W 3"]:
+        first = self.rank
+        for (top, left, height, width), modes in zip(self.regions, self.local_modes):
+            part = jnp.matmul(coefficients[first : first + len(modes)], modes, precision="highest").reshape(height, width, 3)
+            value = value.at[top : top + height, left : left + width].add(part)
+            first += len(modes)
+        return value
 
     def values(self, code: Float[Array, "K"]) -> tuple[Array, Array]:
-        both = jnp.matmul(jnp.stack(self.coefficients(code)), self.basis, precision="highest").reshape(2, *self.mean.shape) + self.mean
-        if self.points is None:
-            both = both.reshape(2, self.height, self.width, 3)
-        return both[0], both[1]
+        coefficients = jnp.stack(self.coefficients(code))
+        both = jnp.matmul(coefficients[:, : self.basis.shape[0]], self.basis, precision="highest").reshape(2, *self.mean.shape) + self.mean
+        if self.points is not None:
+            return both[0], both[1]
+        both = both.reshape(2, self.height, self.width, 3)
+        return self._with_local(both[0], coefficients[0]), both[1]
 
-    def _drawn(self, coefficients: Float[Array, "R"]) -> Float[Array, "*S 3"]:
-        value = jnp.matmul(coefficients, self.basis, precision="highest").reshape(self.mean.shape) + self.mean
-        return self._placed(value if self.points is not None else value.reshape(self.height, self.width, 3))
+    def _drawn(self, coefficients: Float[Array, "RL"]) -> Float[Array, "*S 3"]:
+        return self._placed(self._map(coefficients))
 
     def decode(self, code: Float[Array, "K"]) -> Float[Array, "*S 3"]:
         """The full albedo (see :class:`_Decoded`) without the cost of the proxy's."""
@@ -138,7 +159,12 @@ class LiftedAlbedo(_Decoded):
             return jnp.moveaxis(bilinear(channels, uv).reshape(-1, 3, len(uv)), 1, -1)
 
         basis = sampled(self.basis).reshape(self.rank, -1)
-        return replace(self, mean=sampled(self.mean)[0], basis=basis, points=uv, encoder=None, texel_weight=None, whitening=None)
+        for (top, left, height, width), modes in zip(self.regions, self.local_modes):
+            placed = jnp.zeros((len(modes), self.height, self.width, 3), modes.dtype)
+            placed = placed.at[:, top : top + height, left : left + width].set(modes.reshape(-1, height, width, 3))
+            basis = jnp.concatenate([basis, sampled(placed).reshape(len(modes), -1)])
+        empty: dict[str, Any] = {"encoder": None, "texel_weight": None, "whitening": None, "local_modes": ()}
+        return replace(self, mean=sampled(self.mean)[0], basis=basis, points=uv, **empty)
 
     def encode(self, albedo: Float[Array, "*S 3"]) -> Float[Array, "K"]:
         """The code of an albedo map in linear light, of any size: where a fit of codes starts, such as a linear model's fit.
@@ -151,7 +177,20 @@ class LiftedAlbedo(_Decoded):
         value = jax.image.resize(srgb_from_linear(albedo), (self.height, self.width, 3), "linear", antialias=False)
         weighted = (value.reshape(-1, 3) - self.mean) * self.texel_weight[:, None]
         c = jnp.matmul(self.whitening, jnp.matmul(self.basis, weighted.reshape(-1), precision="highest"), precision="highest")
+        if self.local:
+            drawn = jnp.matmul(c, self.basis, precision="highest").reshape(self.mean.shape)
+            left = (value.reshape(-1, 3) - self.mean - drawn) * self.texel_weight[:, None]
+            c = jnp.concatenate([c, self._local_coefficients(left.reshape(self.height, self.width, 3))])
         return run(LiftEncoder(self.code_length, self.hidden, self.depth), self.encoder, c, self.scales)
+
+    def _local_coefficients(self, weighted: Float[Array, "H W 3"]) -> Float[Array, "L"]:
+        """Of what the components of the whole face leave, times the weight of its texels."""
+        parts = []
+        for box, modes, window in zip(self.regions, self.local_modes, fading(self.regions, self.height, self.width)):
+            top, left, height, width = box
+            seen = weighted[top : top + height, left : left + width] * window.astype(weighted.dtype)
+            parts.append(jnp.matmul(modes, seen.reshape(-1), precision="highest"))
+        return jnp.concatenate(parts)
 
     def astype(self, dtype: np.typing.DTypeLike) -> LiftedAlbedo:
         """In another floating dtype (float64 needs JAX's x64 mode)."""

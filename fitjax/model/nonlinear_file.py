@@ -24,6 +24,7 @@ from fitjax.model.nonlinear_shape import extended_shape
 from fitjax.model.nonlinear_weights import nest_weights
 from fitjax.model.occlusion import default_occlusion
 from fitjax.model.tensor_file import read_tensor_file
+from fitjax.networks.conv import Region
 from fitjax.networks.lift import LiftScales
 
 SHIPPED = "nonlinear.safetensors"
@@ -48,11 +49,32 @@ def pack_albedo(
     }
 
 
+def pack_local(modes: tuple[np.ndarray, ...], sigma: np.ndarray, spreads: np.ndarray, step: float = STEP) -> dict[str, np.ndarray]:
+    """Tensors of local components, per region (n, h, w, 3), with their spreads (L,) after those of the whole face, ``spreads``."""
+    packed, first = {}, 0
+    for k, part in enumerate(modes):
+        packed[f"albedo.local{k}"] = encode_maps(part * sigma[first : first + len(part), None, None, None], step)
+        first += len(part)
+    return packed | {"albedo.sigma": np.concatenate([spreads, sigma]).astype(np.float32)}
+
+
+def unpack_local(tensors: dict[str, np.ndarray], regions: tuple[Region, ...], counts: tuple[int, ...], step: float) -> tuple[np.ndarray, ...]:
+    """The inverse: per region (n, h, w, 3)."""
+    sigma = tensors["albedo.sigma"][-sum(counts) :]
+    found, first = [], 0
+    for k, ((_, _, height, width), count) in enumerate(zip(regions, counts)):
+        part = decode_maps(tensors[f"albedo.local{k}"], count, height, width, step)
+        found.append((part / sigma[first : first + count, None, None, None]).astype(np.float32))
+        first += count
+    return tuple(found)
+
+
 def unpack_albedo(tensors: dict[str, np.ndarray], rows: int, step: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean (H, W, 3) and components (R, H, W, 3) in sRGB, float32."""
     mean = tensors["albedo.mean"].astype(np.float32) / 65535
     height, width = mean.shape[:2]
-    sigma, is_odd = tensors["albedo.sigma"], tensors["albedo.is_odd"].astype(bool)
+    is_odd = tensors["albedo.is_odd"].astype(bool)
+    sigma = tensors["albedo.sigma"][: len(is_odd)]
     half = width // 2
     modes = np.zeros((len(sigma), height, width, 3), np.float32)
     for name, chosen, sign in (("even", ~is_odd, 1.0), ("odd", is_odd, -1.0)):
@@ -157,7 +179,17 @@ def _assemble(tensors: dict[str, np.ndarray], settings: dict[str, Any], linear: 
     height, width = mean.shape[:2]
     rank = len(modes)
     weight = tensors["albedo.texel_weight"].astype(np.float32).reshape(-1)
+    about = settings["albedo"]
+    regions: tuple[Region, ...] = tuple(tuple(int(n) for n in box) for box in about.get("regions", ()))  # type: ignore[misc]
+    counts = tuple(int(n) for n in about.get("local", ()))
+    spreads = len(tensors["albedo.sigma"])
+    if len(regions) != len(counts) or spreads != rank + sum(counts):
+        raise ValueError(f"field 'albedo.sigma': expected {rank + sum(counts)} spreads of {len(regions)} regions, found {spreads}")
+    local = unpack_local(tensors, regions, counts, float(settings["step"])) if counts else ()
     albedo = LiftedAlbedo(
+        local_modes=tuple(jnp.asarray(part.reshape(len(part), -1)) for part in local),
+        regions=regions,
+        local=counts,
         mean=jnp.asarray(mean.reshape(-1, 3)),
         basis=jnp.asarray(modes.reshape(rank, -1)),
         scales=_scales(tensors, "albedo"),

@@ -73,6 +73,14 @@ def _window(height: int, width: int) -> np.ndarray:
     return (fade(height)[:, None] * fade(width))[..., None].astype(np.float32)
 
 
+def fading(regions: tuple[Region, ...], height: int, width: int) -> list[np.ndarray]:
+    """Per region (h, w, 1): its window, which fades over four texels; where several overlap, they add up to one at most."""
+    total = np.zeros((height, width, 1))
+    for top, left, h, w in regions:
+        total[top : top + h, left : left + w] += _window(h, w)
+    return [_window(h, w) / np.maximum(total[top : top + h, left : left + w], 1) for top, left, h, w in regions]
+
+
 class GlobalLocalDecoder(nn.Module):
     """Code (B, k) → full and proxy map (B, H, W, 3), in units of ``scale`` around zero, between ±``limit``.
 

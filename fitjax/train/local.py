@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from fitjax.networks.conv import Region, _window
+from fitjax.networks.conv import Region, fading
 from fitjax.train.coefficients import _components
 
 
@@ -48,14 +48,6 @@ class LocalComponents(NamedTuple):
             maps[first : first + len(modes), top : top + h, left : left + w] = modes
             first += len(modes)
         return maps
-
-
-def fading(regions: tuple[Region, ...], height: int, width: int) -> list[np.ndarray]:
-    """Per region (h, w, 1): its window, which fades over four texels; where several overlap, they add up to one at most."""
-    total = np.zeros((height, width, 1))
-    for top, left, h, w in regions:
-        total[top : top + h, left : left + w] += _window(h, w)
-    return [_window(h, w) / np.maximum(total[top : top + h, left : left + w], 1) for top, left, h, w in regions]
 
 
 def local_components(

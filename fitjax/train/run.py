@@ -22,16 +22,17 @@ from fitjax.errors import FitjaxError
 from fitjax.files.atomic import atomic_write_bytes
 from fitjax.model.albedo import default_albedo
 from fitjax.model.load import EMBEDDED, load_basis
-from fitjax.model.nonlinear_file import STEP, pack_albedo, write_nonlinear
+from fitjax.model.nonlinear_file import STEP, pack_albedo, pack_local, write_nonlinear
 from fitjax.model.nonlinear_weights import flatten_weights
 from fitjax.model.tensor_file import read_tensor_file
 from fitjax.networks.lift import LiftScales
 from fitjax.render.lighting import srgb_from_linear
+from fitjax.train.albedo_data import albedo_data, check_albedo, texel_weights
 from fitjax.train.checkpoint import FORMAT, Metrics, load_checkpoint, save_checkpoint
 from fitjax.train.coefficients import components, folding_of
 from fitjax.train.generator import albedo_batch, albedo_generator, generator_hash
 from fitjax.train.generator_shape import random_identities
-from fitjax.train.lift import LiftSettings, LiftState, advance, evaluate, feature_metric, proxy_filter, start
+from fitjax.train.lift import LiftSettings, LiftState, advance, evaluate, start
 from fitjax.train.shapes import identity_components
 from fitjax.train.texels import texels_of
 
@@ -53,7 +54,8 @@ class DecoderSettings:
         height, width: of the albedo maps. analysed: faces for the components. faces: to train on. rank: components to keep.
         albedo, shape: of the two lifts. interval: steps between checkpoints. seed: of the faces.
         feature_weight: how much more texels around eyes, brows and mouth count in the albedo's errors: for codes of 16 or 32 numbers, which would
-            spend little on them. mirrored: half of the albedo's batches are mirrored faces.
+            spend little on them. mirrored: half of the albedo's batches are mirrored faces. local: components of each local region of the albedo
+            (:mod:`fitjax.train.local`), 0 for a global lift.
     """
 
     height: int = 192
@@ -67,6 +69,7 @@ class DecoderSettings:
     seed: int = 0
     feature_weight: float = 0.0
     mirrored: bool = False
+    local: int = 0
 
 
 PRESETS = {
@@ -93,6 +96,8 @@ def _about(settings: DecoderSettings, *, part: str) -> dict[str, Any]:
         whole |= {f"{part}_{name}": list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
     if part == "albedo" and (settings.feature_weight or settings.mirrored):
         whole |= {"feature_weight": settings.feature_weight, "mirrored": settings.mirrored}
+    if part == "albedo" and settings.local:
+        whole |= {"local_components": settings.local}
     return whole
 
 
@@ -106,6 +111,7 @@ def check_settings(settings: DecoderSettings) -> None:
         raise FitjaxError(f"train decoder: feature_weight: expected 0 or more, found {settings.feature_weight}")
     if settings.rank > settings.analysed:
         raise FitjaxError(f"train decoder: rank {settings.rank}: expected at most the number of analysed faces, {settings.analysed}")
+    check_albedo(settings)
     for name, limit in (("albedo", settings.rank), ("shape", None)):
         part: LiftSettings = getattr(settings, name)
         for key in ("code_length", "hidden", "depth", "steps", "batch"):
@@ -113,32 +119,6 @@ def check_settings(settings: DecoderSettings) -> None:
                 raise FitjaxError(f"train decoder: {name} {key}: expected at least 1, found {getattr(part, key)}")
         if limit is not None and part.code_length > limit:
             raise FitjaxError(f"train decoder: albedo code of {part.code_length}: expected at most the rank, {limit}")
-
-
-def texel_weights(face: np.ndarray, rows: int) -> np.ndarray:
-    """(H, W) that sum to one: the front of the face fully, hair and neck an eighth, eyes and teeth a quarter, per texel."""
-    weight = 0.12 + face
-    weight[rows:] = 0.3
-    weight = 0.5 * (weight + weight[:, ::-1])
-    return weight / weight.sum()
-
-
-def feature_texels(model: Any, height: int, width: int) -> np.ndarray:
-    """(H, W) bool around brows, lids and lips: the parts of the basis, four texels wider at the shipped size."""
-    from scipy.ndimage import binary_dilation, zoom
-
-    parts = np.asarray(model.uv_parts)
-    scaled = zoom(parts, (height / parts.shape[0], width / parts.shape[1]), order=0, grid_mode=True, mode="nearest")
-    return binary_dilation(np.isin(scaled, (1, 2, 3, 4, 6, 7)), iterations=4)
-
-
-def albedo_scales(settings: DecoderSettings, faces: dict[str, np.ndarray], features: np.ndarray) -> LiftScales:
-    """What the albedo's lift is trained with: spreads and filter, and where the settings ask for them the parity and the metric."""
-    is_odd = faces["is_odd"].astype(bool)
-    filters = proxy_filter(faces["modes"], is_odd, faces["weight"])
-    parity = np.where(is_odd, -1, 1).astype(np.float32) if settings.mirrored else None
-    metric = feature_metric(faces["modes"], faces["weight"], features, settings.feature_weight) if settings.feature_weight > 0 else None
-    return jax.tree.map(jnp.asarray, LiftScales(faces["sigma"], filters, parity, metric))
 
 
 def make_faces(settings: DecoderSettings, folder: Path, say: Callable[[str], Any] = print) -> dict[str, np.ndarray]:
@@ -242,6 +222,9 @@ def train_decoder(
     check_settings(settings)
     faces = make_faces(settings, folder, say)
     model = load_basis(EMBEDDED, 0, sample_sets=())
+    learned = albedo_data(settings, faces, model, folder, say=say)
+    if learned.local is not None:
+        settings = replace(settings, albedo=replace(settings.albedo, local=learned.local.counts))
     if identities is None:
         identities = random_identities(model.n_identity, max(settings.faces, IDENTITIES), settings.seed)
     shapes = identity_components(model, *identities)
@@ -250,11 +233,11 @@ def train_decoder(
     others = random_identities(model.n_identity, HELD_OUT, settings.seed + 1)
     shape_data, shape_others = (np.concatenate([i, a[:, None]], 1) @ shapes.from_modes for i, a in (identities, others))
     every = {
-        "albedo": albedo_scales(settings, faces, feature_texels(model, settings.height, settings.width)),
+        "albedo": learned.scales,
         "shape": LiftScales(jnp.asarray(shapes.sigma), jnp.asarray(shapes.filter)),
     }
     filters = {part: np.asarray(scales.filter) for part, scales in every.items()}
-    data = {"albedo": (faces["coefficients"], faces["held_out"]), "shape": (shape_data, shape_others)}
+    data = {"albedo": (learned.data, learned.held_out), "shape": (shape_data, shape_others)}
     people = hashlib.sha256(b"".join(np.ascontiguousarray(x, np.float32).tobytes() for x in identities)).hexdigest()
     abouts = {"albedo": _about(settings, part="albedo"), "shape": _about(settings, part="shape") | {"identities": people}}
     states: dict[str, LiftState] = {}
@@ -267,13 +250,15 @@ def train_decoder(
             return None
         states[part] = state
     path = folder / "model.safetensors"
-    _write(path, settings, faces, shapes, filters, states, model, abouts)
+    _write(path, settings, faces, learned.local, shapes, filters, states, model, abouts)
     return path
 
 
-def _write(path: Path, settings: DecoderSettings, faces: Any, shapes: Any, filters: Any, states: Any, model: Any, abouts: Any) -> None:
+def _write(path: Path, settings: DecoderSettings, faces: Any, local: Any, shapes: Any, filters: Any, states: Any, model: Any, abouts: Any) -> None:
     rows = int(faces["rows"][0])
     tensors = pack_albedo(faces["mean"], faces["modes"], faces["sigma"], faces["is_odd"].astype(bool), faces["weight"], rows)
+    if local is not None:
+        tensors |= pack_local(local.modes, local.sigma, tensors["albedo.sigma"])
     tensors |= {"shape.sigma": shapes.sigma, "shape.to_modes": shapes.to_modes}
     for part, state in states.items():
         length = getattr(settings, part).code_length
@@ -284,6 +269,8 @@ def _write(path: Path, settings: DecoderSettings, faces: Any, shapes: Any, filte
     for part in ("albedo", "shape"):
         lift = getattr(settings, part)
         about[part] = {name: getattr(lift, name) for name in ("code_length", "hidden", "depth")}
+    if local is not None:
+        about["albedo"] |= {"regions": local.regions, "local": local.counts}
     provenance: dict[str, Any] = abouts | {"command": "fitjax train decoder", "hardware": f"{jax.device_count()} × {jax.devices()[0].device_kind}"}
     write_nonlinear(path, tensors, about, provenance)
 
