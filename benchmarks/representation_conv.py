@@ -26,12 +26,13 @@ from fitjax.networks import run
 from fitjax.networks.lift import LiftEncoder
 from fitjax.pytree import replace
 from fitjax.render.lighting import srgb_from_linear
+from fitjax.train.albedo_data import feature_texels
 from fitjax.train.checkpoint import load_checkpoint
 from fitjax.train.conv import ConvSettings, MapFaces, decode, encode, start_conv, train_conv
 from fitjax.train.conv_run import albedo_faces, network_settings, paper_at_half
 from fitjax.train.generator import albedo_batch, albedo_generator, generator_hash
 from fitjax.train.heldout import heldout_albedo
-from fitjax.train.run import PRESETS, feature_texels, make_faces
+from fitjax.train.run import PRESETS, make_faces
 from fitjax.train.texels import texels_of
 
 #: Faces per kind, steps of the fit of codes, faces at once; steps of a variant's training.
