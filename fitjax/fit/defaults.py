@@ -37,7 +37,7 @@ OUTLINE_SETS = ("ibug68",)
 
 
 #: First-order steps of a stage over codes of a convolutional network, and the size of a step beside that of the codes.
-CODE_STEPS = 120
+CODE_STEPS = 72
 CODE_RATES = {"pose": 0.05, "expression": 0.3, "light": 0.5, "joints": 0.3}
 
 
@@ -101,7 +101,7 @@ def for_model(stages: Sequence[Stage], model: Any) -> list[Stage]:
 @cache
 def _adam(steps: int) -> optax.GradientTransformation:
     """One object per number of steps, so that stages made twice are compiled once."""
-    return optax.adam(optax.cosine_decay_schedule(0.06, steps, 0.02), b2=0.99)
+    return optax.adam(optax.cosine_decay_schedule(0.1, steps, 0.02), b2=0.99)
 
 
 def default_stages(observation: Observation) -> list[Stage]:
