@@ -32,6 +32,7 @@ from fitjax.render.lighting import diffuse_shading
 from fitjax.solve.stages import Stage
 
 PARTS = ["robustness", "identity", "pairing"]
+SPOILED = ("clean", "half grey", "half noise", "noisy")
 #: Steps of Adam per outer step and outer steps, at half the crop's size, of the experiment on pairing.
 _STEPS, _OUTER = 100, 4
 
@@ -54,19 +55,20 @@ def vertex_error(found: Any, truth: Any) -> float:
     return 1000 * float(np.linalg.norm(scale * a @ rotation.T + shift - b, axis=1).mean())
 
 
-def robustness(report: Report, folder: Path, count: int) -> None:
-    """Vertex errors of linear, proxy and full shape on photos that are clean, half covered and noisy."""
+def robustness(report: Report, folder: Path, count: int, conditions: tuple[str, ...] = SPOILED, components: bool = False) -> None:
+    """Vertex errors of linear, proxy and full shape on photos that are clean, half covered and noisy; of components too if asked for: the lift without
+    its gates, principal components with as many codes and the closed-form proxy."""
     truth, candidates = truth_model(), models()
-    # The lift without its gates: principal components with as many codes, and the closed-form proxy.
     lifted, off = candidates["nonlinear"], np.float32(0)
-    candidates["components"] = replace(lifted, shape=replace(lifted.shape, gate=off), albedo=replace(lifted.albedo, gate=off))
+    if components:
+        candidates["components"] = replace(lifted, shape=replace(lifted.shape, gate=off), albedo=replace(lifted.albedo, gate=off))
     persons = people(folder, count)
     found: dict[str, dict[str, list[float]]] = {}
     for k, person in enumerate(persons):
         rng = np.random.default_rng([11, k])
         clean = person_scene(truth, person, rng, "everything")
         actual = truth.decode(clean.truth).vertices
-        for condition in ("clean", "half grey", "half noise", "noisy"):
+        for condition in conditions:
             scene = clean if condition == "clean" else spoiled(clean, condition, np.random.default_rng([12, k]))
             for name, model in candidates.items():
                 face = model.decode(fitted(model, scene.observation))
@@ -75,7 +77,7 @@ def robustness(report: Report, folder: Path, count: int) -> None:
                 row.setdefault(f"{name} proxy", []).append(vertex_error(face.proxy_vertices, actual))
             print(condition, k, {name: round(v[-1], 3) for name, v in found[condition].items()}, file=sys.stderr, flush=True)
     rows: list[list[Any]] = []
-    names = ("linear full", "nonlinear proxy", "nonlinear full", "components proxy", "components full")
+    names = ["linear full", "nonlinear proxy", "nonlinear full"] + ["components proxy", "components full"] * components
     for condition, each in found.items():
         linear, proxy, full, *others = (float(np.mean(each[name])) for name in names)
         worse = [100 * (x / linear - 1) for x in (proxy, full)]
@@ -83,7 +85,8 @@ def robustness(report: Report, folder: Path, count: int) -> None:
         if condition != "clean":
             report.targets.append(Target(f"{condition}: proxy's vertex error above the linear model's", 0.0, worse[0], "%"))
             report.targets.append(Target(f"{condition}: full shape's vertex error above the linear model's", 10.0, worse[1], "%"))
-    columns = ["photos", "linear, mm", "proxy, mm", "full, mm", "proxy worse by %", "full worse by %", "components: proxy, mm", "full, mm"]
+    columns = ["photos", "linear, mm", "proxy, mm", "full, mm", "proxy worse by %", "full worse by %"]
+    columns += ["components: proxy, mm", "full, mm"] * components
     note = f"Mean distance of the face's vertices after the best similarity; {count} people, level 0, 478 landmarks."
     report.tables.append(Table("Robustness", columns, rows, note))
     report.facts["robustness"] = found
@@ -205,11 +208,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="of python -m basis.train_nonlinear")
     parser.add_argument("--people", type=int, default=6, help="people per table")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--conditions", nargs="+", choices=SPOILED, default=list(SPOILED), help="photos of the robustness table")
+    parser.add_argument("--components", action="store_true", help="principal components in the robustness table, too")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "nonlinear_effects")
     options = parser.parse_args(arguments)
     around, began = report.environment(), time.perf_counter()
     result = Report("nonlinear_effects", "Proxies: pairing, robustness, identity")
-    for name, measure in (("robustness", robustness), ("identity", identity), ("pairing", pairing)):
+    if "robustness" in options.only:
+        robustness(result, options.folder, options.people, tuple(options.conditions), options.components)
+    for name, measure in (("identity", identity), ("pairing", pairing)):
         if name in options.only:
             measure(result, options.folder, options.people)
     result.facts["seconds"] = round(time.perf_counter() - began)
