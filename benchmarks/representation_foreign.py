@@ -136,8 +136,8 @@ def texture_table(folder: Path, results: Path | None) -> tuple[Table, dict[str, 
 
 
 def left_table(folder: Path, results: Path) -> tuple[Table, dict[str, Any]]:
-    """What the albedo of the unwrapped photos has that the generator's components lack, as a bound on fits by codes alone: the light is that of the fit
-    with residual maps, and the albedo the best that each family can do."""
+    """What the unwrapped photos have that the generator's components lack, as a bound on fits by codes alone: the light is that of the fit with residual
+    maps, and the albedo the best that each family can do."""
     full = PRESETS["full"]
     faces = make_faces(full, folder)
     model = load_basis(level=0)
@@ -170,8 +170,8 @@ def left_table(folder: Path, results: Path) -> tuple[Table, dict[str, Any]]:
         rows.append([name, few, every, *[decibels(least - smooth(least, width)) for width in (16, 4, 1.5)]])
     columns = ["photo", "160 components", f"all {len(modes)}", "and a field of 16 texels", "of 4", "of 1.5"]
     note = (
-        "PSNR, dB, of the best albedo of each family on what the photos show of the front of the face, by least squares; then with a free correction by"
-        " a blurred field (Gaussian, σ in texels of 192 × 224): light and gloss vary slowly, hair and pores do not."
+        "PSNR, dB, of the best albedo of each family on what the photos show of the front of the face, by least squares; then with a free correction"
+        " by a blurred field (Gaussian, σ in texels of 192 × 224): light and gloss vary slowly, hair and pores do not."
     )
     return Table("Photos: what the best albedo leaves", columns, rows, note), {str(row[0]): row[1:] for row in rows}
 
