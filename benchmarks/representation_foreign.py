@@ -136,8 +136,8 @@ def texture_table(folder: Path, results: Path | None) -> tuple[Table, dict[str, 
 
 
 def left_table(folder: Path, results: Path) -> tuple[Table, dict[str, Any]]:
-    """What the unwrapped photos have that the generator's components lack, as a bound on fits by codes alone: the light is that of the fit with residual
-    maps, and the albedo the best that each family can do."""
+    """What the unwrapped photos have that the generator's components lack, as a bound on fits by codes alone: the light is that of the fit with
+    residual maps, and the albedo the best that each family can do."""
     full = PRESETS["full"]
     faces = make_faces(full, folder)
     model = load_basis(level=0)
