@@ -56,8 +56,8 @@ def vertex_error(found: Any, truth: Any) -> float:
 
 
 def robustness(report: Report, folder: Path, count: int, conditions: tuple[str, ...] = SPOILED, components: bool = False) -> None:
-    """Vertex errors of linear, proxy and full shape on photos that are clean, half covered and noisy; of components too if asked for: the lift without
-    its gates, principal components with as many codes and the closed-form proxy."""
+    """Vertex errors of linear, proxy and full shape on photos that are clean, half covered and noisy; of components too if asked for: the lift
+    without its gates, principal components with as many codes and the closed-form proxy."""
     truth, candidates = truth_model(), models()
     lifted, off = candidates["nonlinear"], np.float32(0)
     if components:
