@@ -139,7 +139,7 @@ def test_point_weights_are_confidences_of_the_loss(toy):
     default = np.asarray(fj.landmarks("mediapipe478").arguments["point_weight"])
     assert default.shape == (478,) and default.mean() == pytest.approx(1, abs=1e-6)
     # Corner of the mouth, lid, iris; brow, chin; cheek, forehead.
-    np.testing.assert_allclose(default[[61, 159, 468, 70, 152, 50, 151]] / default[50], [40, 40, 40, 10, 10, 1, 1], rtol=1e-5)
+    np.testing.assert_allclose(default[[61, 159, 468, 70, 152, 50, 151]] / default[50], np.array([30, 30, 30, 20, 10, 3, 3]) / 3, rtol=1e-5)
 
 
 def test_nan_in_a_masked_point_reaches_neither_cost_nor_gradient(toy):
