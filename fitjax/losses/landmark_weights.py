@@ -11,8 +11,8 @@ import numpy as np
 
 from fitjax.observation import part_tables as tables
 
-#: Relative weights. Where points are off independently of each other, and where they are exact, equal weights give the better surface (docs/parts.md):
-#: so no more than what photos ask for.
+#: Relative weights. Where points are off independently of each other, and where they are exact, equal weights give the better surface
+#: (docs/parts.md): so no more than what photos ask for.
 _LIPS_AND_EYES, _BROWS_AND_NOSE, _OUTLINE, _BARE_SKIN = 3.0, 2.0, 1.0, 0.3
 _IRISES = tuple(range(468, 478))
 
