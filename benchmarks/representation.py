@@ -240,6 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
     textures.add_argument("--texel-weight", type=float, default=0.0, help="of the L1 at texels, beside the error of the coefficients")
     textures.add_argument("--local", action="store_true", help="local residual: components and paths around eyes, mouth and nose")
     textures.add_argument("--steps", type=int, default=4000)
+    textures.add_argument("--hidden", type=int, default=384, help="width of the networks")
     parser.add_argument("--textures", type=Path, help="results of fits of photos, for --only foreign")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "representation")
     options = parser.parse_args(arguments)
@@ -249,7 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
     if "textures" in options.only:
         from benchmarks.representation_textures import Recipe, texture_report
 
-        recipe = Recipe(options.train_faces, options.feature_weight, options.texel_weight, options.local, options.steps)
+        recipe = Recipe(options.train_faces, options.feature_weight, options.texel_weight, options.local, options.steps, options.hidden)
         tables, targets, facts, worst = texture_report(options.folder, options.faces, tuple(options.lengths), recipe)
         result.tables += tables
         result.targets += targets

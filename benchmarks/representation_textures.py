@@ -37,18 +37,19 @@ FIRST = 512
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the lifts of a table learn from: faces, weight of features, of the L1 at texels, local paths, steps."""
+    """How the lifts of a table are trained: faces, weight of features, of the L1 at texels, local paths, steps, width."""
 
     faces: int = 48_000
     feature_weight: float = 0.0
     texel_weight: float = 0.0
     local: bool = False
     steps: int = 4000
+    hidden: int = 384
 
     def name(self, length: int) -> str:
         """Of a checkpoint."""
         parts = {"faces": self.faces // 1000 * (self.faces > 48_000), "features": self.feature_weight, "texels": self.texel_weight}
-        parts |= {"steps": self.steps * (self.steps != 4000)}
+        parts |= {"steps": self.steps * (self.steps != 4000), "hidden": self.hidden * (self.hidden != 384)}
         told = "".join(f"_{name}{value:g}" for name, value in parts.items() if value)
         return f"albedo{length}{told}" + "_local" * self.local
 
@@ -111,7 +112,7 @@ def texture_report(folder: Path, count: int, lengths: tuple[int, ...], recipe: R
     counts = () if t.local is None else t.local.counts
     rows, targets, facts, worst = [], [], {}, {}
     for k in lengths:
-        one = replace(ALBEDO, code_length=k, steps=recipe.steps, texel_weight=recipe.texel_weight, local=counts)
+        one = replace(ALBEDO, code_length=k, steps=recipe.steps, hidden=recipe.hidden, texel_weight=recipe.texel_weight, local=counts)
         weights = trained(folder / "representation", recipe.name(k), one, t.scales, t.data, t.held)
         decode, encode = lift_functions(one, weights, t.scales)
         for kind, (target, c) in t.kinds.items():
