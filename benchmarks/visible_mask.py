@@ -30,6 +30,8 @@ from fitjax.synth.settings import SynthSettings
 
 PHOTOS = ("00000", "00001", "00002", "00003", "00004")
 MASKS = ("none", "network", "true")
+#: What half of a face is painted with.
+HOWS = ("grey", "noise")
 #: Portraits with nothing but hair in front; the others differ by what is set there alone, so that everything else is drawn alike.
 CLEAN = SynthSettings(
     size=256, yaw=30.0, pitch=15.0, roll=15.0, share_low=0.5, share_high=0.65, jitter=0.03, view_low=15.0, view_high=40.0, hair=0.5,
@@ -77,7 +79,7 @@ def photos(report: Report, names: tuple[str, ...]) -> None:
         before = fit(model, case.observation)
         plain = [shown(model, p, case) for p in (without_detail(before), before)]
         face = case.skin & (plain[0]["trusted"] > 0.5)
-        for how in ("grey", "noise"):
+        for how in HOWS:
             photo, (observation, painted) = painted_photo(case, how), occluded(case, how)
             mask = network_mask(case.observation, photo)
             seen = {"none": observation, "network": fj.with_image(case.observation, photo, mask=mask)}
@@ -98,14 +100,14 @@ def photos(report: Report, names: tuple[str, ...]) -> None:
     note = "Growth of the RMS error on the free half's skin over the fit of the clean photo; the render's PSNR on the hidden half."
     report.tables.append(Table("Half of the face painted over: five FFHQ photos", columns, rows, note))
     means = []
-    for how in ("grey", "noise"):
+    for how in HOWS:
         for which in MASKS:
             some = [r[3:] for r in rows if r[1:3] == [how, which]]
             if some:
                 means.append([how, which, *(None if v[0] is None else float(np.mean(v)) for v in zip(*some))])
     report.tables.append(Table("Their means", columns[1:], means))
     values = {(r[0], r[1]): r for r in means}
-    for how in ("grey", "noise"):
+    for how in HOWS:
         for what, k in (("model", 4), (f"with residual, {MARGIN} pixels off it", 6), ("hidden half, dB", 7)):
             gain = (values[how, "none"][k] - values[how, "network"][k]) * (-1 if k == 7 else 1)
             report.targets.append(Target(f"FFHQ, {how}: gain by the network's mask, {what}", 0.0, gain, "", True))

@@ -389,23 +389,26 @@ def test_a_pose_of_the_crop_shows_the_same_face_in_the_photo(tables, kind):
         np.testing.assert_allclose(pose["rotation"], tilt @ flat @ np.asarray(face.rotation), atol=1e-5)
 
 
-def an_image_face(points, rotation, agreement=0.02):
+def an_image_face(points, rotation, agreement=0.02, dense=None):
     labels = np.zeros((8, 8), np.uint8)
     labels[2:6, 2:6] = 8
     labels[2, 2:6] = IMAGE_LABELS.covers[0]
     size = float(np.sqrt(np.ptp(points, axis=0).prod()))
     placement = np.array([[10.0, 0, 55.2], [0, 10.0, 55.2]])
-    return ImageFace({}, points, np.ones(68), np.full(68, 0.5), {}, {"fused": np.asarray(rotation)}, agreement, labels, labels / 8, placement, size)
+    dense = np.zeros((478, 2)) if dense is None else dense
+    rotations = {"fused": np.asarray(rotation)}
+    return ImageFace({}, points, np.ones(68), np.full(68, 0.5), {}, rotations, agreement, labels, labels / 8, placement, size, dense)
 
 
 def test_landmarks_go_beside_the_detectors_or_in_their_place():
     rng = np.random.default_rng(0)
     own, mesh = rng.uniform(50, 150, (68, 2)), rng.uniform(50, 150, (478, 2))
     observation = fj.make_observation({"mediapipe478": mesh}, image_size=(200, 200))
-    frontal, turned = an_image_face(own, some_rotation(0, 10, 0)), an_image_face(own, some_rotation(0, -70, 0))
-    assert not has_failed(observation, frontal) and has_failed(observation, turned)
+    frontal, turned = (an_image_face(own, some_rotation(0, yaw, 0), dense=d) for yaw, d in ((10, mesh), (-70, mesh + np.array([0, 9.0]))))
+    assert not has_failed(observation, frontal) and has_failed(observation, turned)  # 9 of about 100 pixels
+    assert not has_failed(observation, an_image_face(own, some_rotation(0, -70, 0), dense=mesh + np.array([0, 3.0])))  # it sees what the network sees
     aside = fj.make_observation({"mediapipe478": mesh + 80}, image_size=(300, 300))
-    assert has_failed(aside, frontal) and not has_failed(aside, an_image_face(own, some_rotation(0, 10, 0), agreement=0.2))
+    assert has_failed(aside, frontal) and not has_failed(aside, an_image_face(own, some_rotation(0, 10, 0), agreement=0.2, dense=mesh))
     both = with_image_landmarks(observation, frontal)
     assert set(both.landmarks) == {"mediapipe478", "aflw68"}
     np.testing.assert_allclose(both.landmarks["aflw68"].points, own, rtol=1e-6)

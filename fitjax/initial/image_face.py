@@ -50,7 +50,7 @@ class ImageFace:
         by_branch: ``model``, ``image``, ``refined``, ``fused`` → (68, 2). rotations: all but ``refined`` → (3, 3) in the camera.
         agreement: mean distance between the landmarks of the model-space and the image-space branch over the face size.
         labels: (h, w) uint8, see :data:`IMAGE_LABELS`; visible: (h, w) probability that the face is to be seen there; photo_from_labels: (2, 3) from
-            (column, row) of both to pixels. face_size: √(w · h) of the landmarks' box.
+            (column, row) of both to pixels. face_size: √(w · h) of the landmarks' box. dense: (478, 2) of ``mediapipe478``, the fused face's.
     """
 
     params: dict[str, Any]
@@ -64,6 +64,7 @@ class ImageFace:
     visible: np.ndarray
     photo_from_labels: np.ndarray
     face_size: float
+    dense: np.ndarray
 
 
 @partial(jax.jit, static_argnames=("net",))
@@ -207,6 +208,7 @@ def image_face(
         float(np.linalg.norm(by_branch["model"] - by_branch["image"], axis=1).mean() / own_size),
         labels, visible,
         np.concatenate([photo_from_crop[:, :2] * step, (photo_from_crop @ [step / 2 - 1, step / 2 - 1, 1])[:, None]], 1), own_size,
+        in_photo(shown["fused"][68:]),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from fitjax.geometry.camera import Camera
 from fitjax.geometry.rotation import aflw2000_from_rotation
 from fitjax.image.photo import Photo, photo_from_array
 from fitjax.initial.image_face import IMAGE_LABELS, ImageFace, image_face, in_photo
-from fitjax.initial.image_tables import MARKS
+from fitjax.initial.image_tables import DENSE, MARKS
 from fitjax.initial.image_weights import SHIPPED_IMAGE
 from fitjax.observation.observation import LandmarkObservation, Observation, make_observation
 from fitjax.observation.observe import photo_camera
@@ -21,8 +21,9 @@ from fitjax.observation.part_tables import LabelTable
 from fitjax.pytree import replace
 from fitjax.render.lighting import srgb_from_linear
 
-#: A detector is taken to have failed beyond this yaw (degrees): from there on FaceMesh's error is above this network's ...
-FAILS_BEYOND = 60.0
+#: A detector is taken to have failed beyond this yaw (degrees), from where on FaceMesh's error may be above this network's, if its landmarks are
+#: farther (face sizes) from the network's than the errors of both explain ...
+FAILS_BEYOND, DIFFERS = 60.0, 0.065
 #: ... or where its landmarks are this far (face sizes) from what both branches of the network agree on within half of it.
 FAILS_APART = 0.12
 
@@ -79,13 +80,27 @@ def crop_as_photo(observation: Observation) -> tuple[Photo, Observation]:
     return photo, replace(observation, camera=moved, face_centre=jnp.asarray(centre), face_size=observation.face_size * scale)
 
 
+def differs_by(seen: LandmarkObservation, face: ImageFace) -> float:
+    """Mean distance of a detector's 478 points from those of the network's face, in face sizes."""
+    valid = np.asarray(seen.valid)
+    apart = np.linalg.norm(np.asarray(seen.points)[valid] - face.dense[valid], axis=1)
+    return float(apart.mean() / face.face_size)
+
+
 def has_failed(observation: Observation, face: ImageFace) -> bool:
-    """Whether the landmarks of a detector are not to be trusted here: a yaw beyond what it can see, or far from both branches of the network."""
+    """Whether the landmarks of a detector are not to be trusted here: others than the network's at a yaw beyond what it can see, or far from both
+    branches of the network."""
     yaw = float(np.degrees(np.asarray(aflw2000_from_rotation(jnp.asarray(face.rotations["fused"], jnp.float32)))[1]))
-    middle = face.landmarks.mean(0)
-    apart = np.linalg.norm(np.asarray(observation.face_centre) - middle) / face.face_size
-    ratio = abs(np.log(max(float(observation.face_size), 1e-6) / face.face_size))
-    return abs(yaw) > FAILS_BEYOND or (max(apart, ratio) > FAILS_APART * 2 and face.agreement < FAILS_APART / 2)
+    seen = observation.landmarks.get(DENSE)
+    seen = None if seen is None or not np.any(np.asarray(seen.valid)) else seen
+    differs = seen is None or differs_by(seen, face) > DIFFERS
+    # Of the same points: boxes of different sets are not to be compared.
+    points = face.landmarks if seen is None else face.dense[np.asarray(seen.valid)]
+    low, high = points.min(0), points.max(0)
+    own_size = max(float(np.sqrt(np.prod(high - low))), 1e-6)
+    apart = np.linalg.norm(np.asarray(observation.face_centre) - (low + high) / 2) / own_size
+    ratio = abs(np.log(max(float(observation.face_size), 1e-6) / own_size))
+    return (abs(yaw) > FAILS_BEYOND and differs) or (max(apart, ratio) > FAILS_APART * 2 and face.agreement < FAILS_APART / 2)
 
 
 def with_image_landmarks(observation: Observation, face: ImageFace, *, keep: bool | None = None) -> Observation:
