@@ -11,12 +11,16 @@ from scenes import scene
 from toy import toy_basis
 
 import fitjax as fj
-from fitjax.losses.core import loss_cost, loss_rows
+from fitjax import prediction as predictions
+from fitjax.losses import core
+from fitjax.losses.core import loss_rows
 from fitjax.losses.robust import KERNELS, make_kernel
 from fitjax.model.load import linear_model
 from fitjax.model.params import retract, zero_tangent
-from fitjax.prediction import freeze, predict
 from fitjax.pytree import replace
+
+# Compiled as wholes: eagerly each of their operations is a program of its own.
+predict, freeze, loss_cost = jax.jit(predictions.predict), jax.jit(predictions.freeze), jax.jit(core.loss_cost)
 
 
 @fj.residual
@@ -73,7 +77,7 @@ def test_gradients_match_finite_differences(toy, name):
             return loss_cost(loss, predict(model, retract(truth, unravel(step)), observation, frozen), observation)
 
         start = jnp.asarray(np.random.default_rng(4).normal(size=flat.size)) * 0.02
-        gradient = jax.grad(cost)(start)
+        gradient = jax.jit(jax.grad(cost))(start)
         assert gradient.dtype == jnp.float64
         h = 1e-5
         difference = np.array([(cost(start + h * e) - cost(start - h * e)) / (2 * h) for e in np.eye(flat.size)])
@@ -92,9 +96,12 @@ def test_rows_have_the_gradient_of_the_cost(toy, name):
         def prediction(step):
             return predict(model, retract(truth, unravel(step)), observation, frozen)
 
-        gradient = jax.grad(lambda s: loss_cost(loss, prediction(s), observation))(flat)
-        rows = loss_rows(loss, prediction(flat), observation)
-        jacobian = jax.jacfwd(lambda s: loss_rows(loss, prediction(s), observation))(flat)
+        gradient = jax.jit(jax.grad(lambda s: loss_cost(loss, prediction(s), observation)))(flat)
+
+        def row(step):
+            return loss_rows(loss, prediction(step), observation)
+
+        rows, jacobian = jax.jit(lambda s: (row(s), jax.jacfwd(row)(s)))(flat)
         np.testing.assert_allclose(jacobian.T @ rows, gradient, rtol=1e-9, atol=1e-12)
 
 
@@ -151,7 +158,7 @@ def test_nan_in_a_masked_point_reaches_neither_cost_nor_gradient(toy):
     broken = replace(observation, landmarks={"aflw68": replace(seen, points=poisoned, valid=jnp.asarray(valid))})
     losses = {"a": fj.landmarks("aflw68"), "b": 1e4 * fj.landmark_distances("aflw68", np.array([[3, 5], [40, 41], [1, 2]]))}
     for loss in losses.values():
-        value, gradient = jax.value_and_grad(cost_of_identity(toy, truth, broken, loss))(truth["identity"])
+        value, gradient = jax.jit(jax.value_and_grad(cost_of_identity(toy, truth, broken, loss)))(truth["identity"])
         assert np.isfinite(value)
         assert value > 0
         assert np.isfinite(gradient).all()
@@ -161,7 +168,7 @@ def test_nothing_valid_is_exactly_zero(toy):
     truth, observation = scene(toy, np.random.default_rng(9))
     seen = observation.landmarks["aflw68"]
     empty = replace(observation, landmarks={"aflw68": replace(seen, valid=jnp.zeros(68, bool), points=seen.points * jnp.nan)})
-    value, gradient = jax.value_and_grad(cost_of_identity(toy, truth, empty, fj.landmarks("aflw68")))(truth["identity"])
+    value, gradient = jax.jit(jax.value_and_grad(cost_of_identity(toy, truth, empty, fj.landmarks("aflw68"))))(truth["identity"])
     assert float(value) == 0.0
     np.testing.assert_array_equal(gradient, np.zeros(len(gradient)))
 
