@@ -48,7 +48,7 @@ def test_the_peer_minimises_the_same_objective():
 
 def test_names_and_groups_keep_their_order():
     first = ["speed", "aflw", "photos", "startup", "many_faces", "many_devices", "shared_person"]
-    last = [*command.GROUPS["photometric"], "initialiser", "image_net"]
+    last = [*command.GROUPS["photometric"], "initialiser", "multi_start", "image_net", "visible_mask", "learned_fusion"]
     assert command.chosen(None) == [*first, *command.GROUPS["prdl"], "rasterize", *last]
     assert command.chosen(["startup", "accuracy"]) == ["aflw", "photos", "startup"]
 
